@@ -1,0 +1,1 @@
+"""How bytes are stored, how processes are run, and how both are watched."""

@@ -1,0 +1,1 @@
+"""Processes: the actor pool, over Ray or in one process."""

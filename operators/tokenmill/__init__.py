@@ -1,0 +1,1 @@
+"""tokenmill: visual corpora into versioned token stores, and stores into training."""

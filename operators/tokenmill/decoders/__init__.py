@@ -1,0 +1,1 @@
+"""From bytes to pixels, within limits; one module a modality."""

@@ -1,0 +1,1 @@
+"""Shard files: columns to bytes and back; one module a format."""

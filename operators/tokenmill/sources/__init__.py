@@ -1,0 +1,1 @@
+"""Where assets come from: folders, listings, tars; one module a kind."""

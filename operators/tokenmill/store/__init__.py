@@ -1,0 +1,1 @@
+"""Versioned token stores: plans, receipts, snapshots, verification."""

@@ -1,0 +1,1 @@
+"""From a picture to the views that are tokenized; one module a kind."""

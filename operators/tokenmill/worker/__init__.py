@@ -1,0 +1,1 @@
+"""What an actor does with a unit: fetch, decode, view, batch, encode, write."""

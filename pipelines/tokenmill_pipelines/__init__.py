@@ -1,0 +1,1 @@
+"""What a person runs: flows, the command line, the report."""

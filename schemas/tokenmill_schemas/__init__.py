@@ -1,0 +1,1 @@
+"""What things are: assets, token specs, columns, plans, snapshots, jobs and errors."""

@@ -1,0 +1,178 @@
+"""Jobs: one TOML file says what to tokenize, how, and where to.
+
+The sections ``source``, ``view`` and ``tokenizer`` name an operator by ``kind``; their other keys
+are that operator's own fields, checked when the operator is built. ``shards``, ``store``,
+``cluster`` and ``limits`` are fixed here. Paths are read relative to the job file's folder. What is
+secret (object-store keys, hub tokens) comes from the environment and never from a job.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.strict import build
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorConfig:
+    """An operator to build: its ``kind`` and the keys that its own dataclass checks."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardsConfig:
+    """How samples become shard files.
+
+    ``unit_assets`` assets make one unit, so one shard; choose it so that a unit is 30 to 120
+    seconds of work. ``batch_rows`` is the rows of one Arrow record batch.
+    """
+
+    format: Literal["arrow", "webdataset"] = "arrow"
+    packing: Literal["raw", "bits"] = "raw"
+    unit_assets: int = 1024
+    batch_rows: int = 256
+
+    def __post_init__(self) -> None:
+        if self.unit_assets < 1 or self.batch_rows < 1:
+            raise ValueError("unit_assets and batch_rows must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Where the tokens go; ``options`` are fsspec's (endpoint_url, ...), without secrets."""
+
+    uri: str
+    options: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """Who does the work.
+
+    ``actors`` 0 means one per GPU, or where there is none one per ``cpus_per_actor`` cores.
+    ``torch_threads`` is per actor and part of nothing's identity: keep it equal between runs whose
+    stores must agree to the byte, because some kernels sum in another order on more threads.
+    """
+
+    backend: Literal["ray", "local"] = "ray"
+    address: str = "local"
+    actors: int = 0
+    gpus_per_actor: float = -1.0
+    cpus_per_actor: float = 1.0
+    torch_threads: int = 1
+    decode_threads: int = 1
+    units_in_flight: int = 2
+    allow_tf32: bool = False
+    lease_s: float = 1800.0
+    max_attempts: int = 2
+    speculate: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.torch_threads, self.decode_threads, self.units_in_flight) < 1:
+            raise ValueError("torch_threads, decode_threads and units_in_flight must be positive")
+        if self.max_attempts < 1 or self.lease_s <= 0:
+            raise ValueError("max_attempts and lease_s must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What one asset, one batch and one run may cost."""
+
+    max_asset_bytes: int = 512 * 2**20
+    max_pixels: int = 100_000_000
+    asset_deadline_s: float = 60.0
+    batch_size: int = 0
+    batch_bytes: int = 256 * 2**20
+    max_quarantined_fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job file, read and checked."""
+
+    name: str
+    source: OperatorConfig
+    tokenizer: OperatorConfig
+    store: StoreConfig
+    view: OperatorConfig | None = None
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    base: str = ""
+
+
+SECTIONS = ("source", "view", "tokenizer", "shards", "store", "cluster", "limits")
+OPERATORS = ("source", "view", "tokenizer")
+
+
+def parse_job(values: Mapping[str, Any], *, base: str = "") -> Job:
+    """Return the job that ``values`` (a TOML table) says; ``base`` is the folder of its paths.
+
+    Raises:
+        JobError: a key is unknown, missing or of the wrong type; names its dotted path.
+    """
+    table: dict[str, Any] = dict(values)
+    for name in OPERATORS:
+        if name in table:
+            table[name] = _operator(table[name], name)
+    return build(Job, {**table, "base": base}, path="job")
+
+
+def _operator(section: Any, name: str) -> dict[str, Any]:
+    if not isinstance(section, Mapping) or not isinstance(section.get("kind"), str):
+        raise JobError("must be a table with a 'kind'", path=f"job.{name}")
+    return {"kind": section["kind"], "options": {k: v for k, v in section.items() if k != "kind"}}
+
+
+def read_job(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Job:
+    """Read a job file and apply ``overrides`` of the form ``a.b=value`` (TOML values).
+
+    Raises:
+        JobError: the file cannot be read, is not TOML, or is not a valid job.
+    """
+    file = Path(path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JobError(f"cannot read the job file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise JobError(f"{file} is not valid TOML: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    values.setdefault("name", file.stem)
+    return parse_job(values, base=str(file.resolve().parent))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise JobError(f"--set wants a.b=value, got {override!r}")
+    *parents, last = dotted.strip().split(".")
+    table = values
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise JobError(f"{parent!r} in {dotted!r} is not a table", path=f"job.{dotted}")
+    table[last] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def resolve_path(job: Job, uri: str) -> str:
+    """Return ``uri`` unless it is a relative local path, which is taken from the job's folder."""
+    if "://" in uri or uri.startswith("/") or not job.base:
+        return uri
+    return str(Path(job.base, uri).resolve())

@@ -1,0 +1,177 @@
+"""Receipts and snapshots: the records that make a pile of shards a versioned dataset.
+
+A receipt says which shard a unit produced. A snapshot is one committed version of a store: a small
+JSON document that names immutable files by content hash. ``content_id`` covers what the dataset
+holds and nothing of when or by whom it was made, so equal inputs give equal content ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from tokenmill_schemas.arrow import FORMAT_VERSION
+from tokenmill_schemas.canonical import canonical_json, digest
+from tokenmill_schemas.errors import FormatVersionError
+from tokenmill_schemas.tokens import TokenSpec, spec_from_json
+
+Disposition = Literal["quarantine", "filtered"]
+
+#: One row per shard, in plan order: the columns of a manifest segment.
+SEGMENT_SCHEMA = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("plan_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("assets", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("batch_rows", pa.int32(), nullable=False),
+    ]
+)
+
+#: One row per asset without samples. ``disposition`` is "quarantine" (it failed; replayable) or
+#: "filtered" (a rule of the job left it out).
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("asset_key", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("disposition", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("unit_id", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One asset that gave no samples, and why."""
+
+    asset_key: str
+    uri: str
+    reason: str
+    stage: str
+    error: str
+    disposition: Disposition = "quarantine"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Which shard a unit produced. ``path`` is "" when every asset was rejected.
+
+    ``seconds`` holds thread-seconds per hop, ``statistics`` token counts per stream; neither is
+    part of the dataset's identity.
+    """
+
+    unit_id: str
+    plan_id: str
+    index: int
+    path: str
+    format: str
+    samples: int
+    tokens: int
+    bytes: int
+    sha256: str
+    assets: int
+    batch_rows: int
+    rejects: tuple[Reject, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value from which `receipt_from_json` makes an equal receipt."""
+        return asdict(self)
+
+
+def receipt_from_json(value: dict[str, Any]) -> Receipt:
+    """Return the receipt that `Receipt.to_json` wrote."""
+    rejects = tuple(Reject(**reject) for reject in value["rejects"])
+    return Receipt(**{**value, "rejects": rejects})
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """An immutable file of the store, relative to its root."""
+
+    path: str
+    sha256: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One committed version of a store.
+
+    ``number`` counts from 1 on its branch; ``parent`` is the commit id of the version before ("" at
+    the first). ``segments`` list all live shards, ``rejects`` all assets without samples, ``plans``
+    every listing that was tokenized, ``tombstones`` the samples that no feed may show.
+    ``fingerprint_parts`` is what the fingerprint hashes, kept readable.
+    """
+
+    number: int
+    commit_id: str
+    parent: str
+    operation: str
+    created_at: str
+    spec: TokenSpec
+    fingerprint: str
+    fingerprint_parts: dict[str, Any]
+    segments: tuple[FileRef, ...]
+    rejects: tuple[FileRef, ...]
+    plans: tuple[FileRef, ...]
+    tombstones: tuple[FileRef, ...] = ()
+    totals: dict[str, int] = field(default_factory=dict)
+    branch: str = "main"
+    message: str = ""
+    job: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def content_id(self) -> str:
+        """Hash of what this version holds: equal for equal inputs, whenever and however made."""
+        return digest(
+            {
+                "spec": self.spec.to_json(),
+                "fingerprint": self.fingerprint,
+                "segments": [ref.sha256 for ref in self.segments],
+                "rejects": [ref.sha256 for ref in self.rejects],
+                "plans": [ref.sha256 for ref in self.plans],
+                "tombstones": [ref.sha256 for ref in self.tombstones],
+            }
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the canonical JSON of the snapshot file."""
+        value = asdict(self)
+        value["spec"] = self.spec.to_json()
+        value["content_id"] = self.content_id
+        return canonical_json(value) + b"\n"
+
+
+def snapshot_from_json(value: dict[str, Any], *, uri: str = "") -> Snapshot:
+    """Return the snapshot that `Snapshot.to_bytes` wrote.
+
+    Raises:
+        FormatVersionError: it was written by a newer format than this library reads.
+    """
+    if value["format_version"] > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"format version {value['format_version']} is newer than {FORMAT_VERSION}: "
+            "update tokenmill to read this store",
+            uri=uri,
+        )
+    fields = {k: v for k, v in value.items() if k != "content_id"}
+    fields["spec"] = spec_from_json(value["spec"])
+    for name in ("segments", "rejects", "plans", "tombstones"):
+        fields[name] = tuple(FileRef(**ref) for ref in value[name])
+    return Snapshot(**fields)
