@@ -24,6 +24,9 @@ ASSET_FIELDS = (
     pa.field("size_bytes", pa.int64(), nullable=False),
     pa.field("version", pa.string(), nullable=False),
 )
+#: Locator of an asset whose key an earlier one in the listing already has: kept, never tokenized.
+DUPLICATE = "duplicate"
+
 ASSET_SCHEMA = pa.schema(ASSET_FIELDS)
 ASSET_NAMES = tuple(ASSET_SCHEMA.names)
 

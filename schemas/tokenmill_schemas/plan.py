@@ -1,55 +1,56 @@
 """Plans: which assets make which unit, decided by pure functions.
 
-A unit is content-addressed: its id is a hash of the job's fingerprint, the settings that change a
-shard's bytes, and every asset's identity in order. The same listing under the same job therefore
-always gives the same units, and a unit whose receipt exists need never run again.
+A unit is content-addressed: its id is a hash of the job's fingerprint, the columns of its shard,
+and every asset's row in order. The same listing under the same job therefore always gives the same
+units, and a unit whose receipt exists need never run again.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
-IDENTITY = ("key", "uri", "locator", "modality", "version")
+from tokenmill_schemas.asset import DUPLICATE
+
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A planned piece of work: rows of one row group of a plan part; becomes exactly one shard."""
+    """A planned piece of work: one row group of one plan part; becomes exactly one shard."""
 
     unit_id: str
-    index: int
     part: str
     row_group: int
     assets: int
 
 
-def unit_id(fingerprint: str, shape: str, assets: pa.RecordBatch | pa.Table) -> str:
+def unit_id(fingerprint: str, layout: str, assets: pa.Table) -> str:
     """Return the id (32 hex digits) of the unit that tokenizes ``assets`` in this order.
 
-    ``shape`` is the digest of the settings that change a shard's bytes but not its tokens, and
-    companion values are part of the identity, for they are columns of the shard.
+    ``layout`` is the digest of what changes a shard's bytes but not its tokens. Companion values
+    count too, for they are columns of the shard.
     """
-    sha = hashlib.sha256(f"unit-v1\n{fingerprint}\n{shape}\n{assets.num_rows}\n".encode())
+    sha = hashlib.sha256(f"unit-v1\n{fingerprint}\n{layout}\n{assets.num_rows}\n".encode())
     for name in assets.schema.names:
         sha.update(f"\n{name}\n".encode())
         sha.update(_column_bytes(assets.column(name)))
     return sha.hexdigest()[:32]
 
 
-def _column_bytes(column: pa.Array | pa.ChunkedArray) -> bytes:
+def _column_bytes(column: pa.ChunkedArray) -> bytes:
     """Bytes that two columns share if and only if their values are equal, chunking aside."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_string(array.type) and array.null_count == 0:
+    if pa.types.is_string(column.type) and column.null_count == 0:
         # Lengths first, then text: no two lists of strings share both.
-        lengths = pa.compute.binary_length(array).to_numpy(zero_copy_only=False)
-        text: bytes = "".join(array.to_pylist()).encode()
+        lengths = pc.binary_length(column).to_numpy()
+        text: bytes = "".join(column.to_pylist()).encode()
         return bytes(lengths.astype("<i4").tobytes()) + text
-    return repr(array.to_pylist()).encode()
+    return repr(column.to_pylist()).encode()
 
 
 def split(batches: Iterable[pa.RecordBatch], unit_assets: int) -> Iterator[pa.Table]:
@@ -68,6 +69,85 @@ def split(batches: Iterable[pa.RecordBatch], unit_assets: int) -> Iterator[pa.Ta
                 held, rows = [], 0
     if held:
         yield pa.Table.from_batches(held)
+
+
+def digests(batch: pa.RecordBatch | pa.Table, names: tuple[str, ...]) -> list[bytes]:
+    """Return a 16-byte digest per row over the named string columns."""
+    joined = pc.binary_join_element_wise(*(batch.column(n) for n in names), "\x00").to_pylist()
+    return [hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in joined]
+
+
+@dataclass(slots=True)
+class Known:
+    """What a store already lists: digests of its keys, and of its keys with their versions.
+
+    Sixteen bytes an asset whatever its name, so a million assets take about 0.2 GB.
+    """
+
+    keys: set[bytes] = field(default_factory=set)
+    identities: set[bytes] = field(default_factory=set)
+
+    def add(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Take the assets of ``batch`` as known."""
+        self.keys.update(digests(batch, ("key",)))
+        self.identities.update(digests(batch, IDENTITY))
+
+
+IDENTITY = ("key", "uri", "locator", "version")
+
+
+@dataclass(slots=True)
+class Diff:
+    """Sorts a listing into what is new and what is not, batch by batch.
+
+    ``unchanged`` and ``changed`` count assets that the store has, in this version or in another;
+    ``duplicates`` counts rows whose key an earlier row of the same listing has. A duplicate stays
+    in the plan under a key of its own, so that the ledger accounts for it.
+    """
+
+    known: Known
+    seen: set[bytes] = field(default_factory=set)
+    unchanged: int = 0
+    changed: int = 0
+    duplicates: int = 0
+
+    def new(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of ``batch`` that have to be tokenized or accounted for."""
+        keys = digests(batch, ("key",))
+        batch = self._mark_duplicates(batch, keys)
+        if not self.known.keys:
+            return batch
+        identities = digests(batch, IDENTITY)
+        unchanged = [i in self.known.identities for i in identities]
+        keys = digests(batch, ("key",))
+        changed = [k in self.known.keys and not u for k, u in zip(keys, unchanged, strict=True)]
+        self.unchanged += sum(unchanged)
+        self.changed += sum(changed)
+        fresh = [not (u or c) for u, c in zip(unchanged, changed, strict=True)]
+        return batch.filter(pa.array(fresh, pa.bool_()))
+
+    def _mark_duplicates(self, batch: pa.RecordBatch, keys: list[bytes]) -> pa.RecordBatch:
+        before = len(self.seen)
+        repeated: list[int] = []
+        for row, key in enumerate(keys):
+            self.seen.add(key)
+            if len(self.seen) == before:
+                repeated.append(row)
+            before = len(self.seen)
+        return self._renamed(batch, repeated) if repeated else batch
+
+    def _renamed(self, batch: pa.RecordBatch, rows: list[int]) -> pa.RecordBatch:
+        columns: dict[str, list[Any]] = {n: batch.column(n).to_pylist() for n in ("key", "locator")}
+        for row in rows:
+            self.duplicates += 1
+            columns["key"][row] += f"#duplicate-{self.duplicates}"
+            columns["locator"][row] = DUPLICATE
+        for name, values in columns.items():
+            index = batch.schema.get_field_index(name)
+            batch = batch.set_column(
+                index, batch.schema.field(index), pa.array(values, pa.string())
+            )
+        return batch
 
 
 def missing(units: Iterable[Unit], done: set[str]) -> list[Unit]:

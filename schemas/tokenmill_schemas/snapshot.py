@@ -23,7 +23,8 @@ Disposition = Literal["quarantine", "filtered"]
 SEGMENT_SCHEMA = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
-        pa.field("plan_id", pa.string(), nullable=False),
+        pa.field("plan", pa.string(), nullable=False),
+        pa.field("row_group", pa.int32(), nullable=False),
         pa.field("path", pa.string(), nullable=False),
         pa.field("format", pa.string(), nullable=False),
         pa.field("samples", pa.int64(), nullable=False),
@@ -67,13 +68,14 @@ class Reject:
 class Receipt:
     """Which shard a unit produced. ``path`` is "" when every asset was rejected.
 
+    ``plan`` and ``row_group`` say where the unit's listing is kept.
     ``seconds`` holds thread-seconds per hop, ``statistics`` token counts per stream; neither is
     part of the dataset's identity.
     """
 
     unit_id: str
-    plan_id: str
-    index: int
+    plan: str
+    row_group: int
     path: str
     format: str
     samples: int
@@ -115,7 +117,8 @@ class Snapshot:
     ``number`` counts from 1 on its branch; ``parent`` is the commit id of the version before ("" at
     the first). ``segments`` list all live shards, ``rejects`` all assets without samples, ``plans``
     every listing that was tokenized, ``tombstones`` the samples that no feed may show.
-    ``fingerprint_parts`` is what the fingerprint hashes, kept readable.
+    ``fingerprint_parts`` is what the fingerprint hashes, kept readable; ``layout`` is the digest of
+    the columns that all shards share.
     """
 
     number: int
@@ -126,6 +129,7 @@ class Snapshot:
     spec: TokenSpec
     fingerprint: str
     fingerprint_parts: dict[str, Any]
+    layout: str
     segments: tuple[FileRef, ...]
     rejects: tuple[FileRef, ...]
     plans: tuple[FileRef, ...]
@@ -143,6 +147,7 @@ class Snapshot:
             {
                 "spec": self.spec.to_json(),
                 "fingerprint": self.fingerprint,
+                "layout": self.layout,
                 "segments": [ref.sha256 for ref in self.segments],
                 "rejects": [ref.sha256 for ref in self.rejects],
                 "plans": [ref.sha256 for ref in self.plans],

@@ -1,0 +1,177 @@
+"""A versioned token store: open it, read a version, commit the next."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tokenmill.shards import open_shard
+from tokenmill.shards.base import ShardReader
+from tokenmill.store import paths
+from tokenmill.store.commit import Commit, Identity, append, check
+from tokenmill.store.log import Log
+from tokenmill.store.tables import read_table
+from tokenmill_infra.storage import open_storage
+from tokenmill_infra.storage.storage import Storage
+from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.canonical import canonical_json
+from tokenmill_schemas.errors import StoreError
+from tokenmill_schemas.snapshot import (
+    REJECT_SCHEMA,
+    SEGMENT_SCHEMA,
+    Receipt,
+    Snapshot,
+    receipt_from_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store on a local disk or an object store; cheap to make, picklable, holds no state."""
+
+    storage: Storage
+
+    @classmethod
+    def at(cls, uri: str, options: Mapping[str, Any] | None = None) -> Store:
+        """Return the store at ``uri``, which need not exist yet."""
+        return cls(open_storage(uri, options))
+
+    @classmethod
+    def open(cls, uri: str, options: Mapping[str, Any] | None = None) -> Store:
+        """Return the store at ``uri``.
+
+        Raises:
+            StoreError: there is no store with a snapshot at ``uri``.
+        """
+        store = cls.at(uri, options)
+        if not store.log.numbers():
+            raise StoreError("is not a token store, or has no snapshot yet", uri=store.storage.uri)
+        return store
+
+    @property
+    def uri(self) -> str:
+        """Where the store is, without credentials."""
+        return self.storage.uri
+
+    @property
+    def log(self) -> Log:
+        """The snapshot log."""
+        return Log(self.storage)
+
+    def snapshot(self, ref: int | str | None = None) -> Snapshot:
+        """Return a version: by number, by tag, or the newest.
+
+        Raises:
+            SnapshotNotFoundError: nothing answers to ``ref``.
+        """
+        return self.log.resolve(ref)
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return all versions, newest first."""
+        return [self.log.read(number) for number in reversed(self.log.numbers())]
+
+    def tag(self, name: str, ref: int | str | None = None) -> Snapshot:
+        """Name a version for ever; returns it.
+
+        Raises:
+            ConflictError: the tag names another version already.
+        """
+        snapshot = self.snapshot(ref)
+        self.log.tag(name, snapshot)
+        return snapshot
+
+    def tags(self) -> dict[str, int]:
+        """Return all tags and the numbers that they name."""
+        return self.log.tags()
+
+    def segments(self, snapshot: Snapshot, columns: list[str] | None = None) -> pa.Table:
+        """Return one row per shard of a version, in order (`SEGMENT_SCHEMA`).
+
+        Raises:
+            CorruptShardError: a manifest segment is missing or changed.
+        """
+        empty = SEGMENT_SCHEMA.empty_table()
+        tables = [read_table(self.storage, ref, columns) for ref in snapshot.segments]
+        return pa.concat_tables([empty.select(columns) if columns else empty, *tables])
+
+    def rejects(self, snapshot: Snapshot) -> pa.Table:
+        """Return the assets of a version that have no samples, and why (`REJECT_SCHEMA`)."""
+        tables = [read_table(self.storage, ref) for ref in snapshot.rejects]
+        return pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
+
+    def layout(self, snapshot: Snapshot) -> ShardLayout:
+        """Return the columns that the shards of a version have.
+
+        Raises:
+            StoreError: the version has no shard to tell.
+        """
+        for path in self.segments(snapshot, ["path"]).column("path").to_pylist():
+            if path:
+                with self.shard(path) as shard:
+                    return shard.layout
+        raise StoreError(f"snapshot {snapshot.number} has no samples", uri=self.uri)
+
+    @contextmanager
+    def shard(self, path: str) -> Iterator[ShardReader]:
+        """Open one shard; one on an object store is fetched whole into a temporary file.
+
+        Raises:
+            CorruptShardError: it is missing or not a whole shard.
+        """
+        local = self.storage.local(path)
+        with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+            if local is None:
+                local = Path(folder, Path(path).name)
+                local.write_bytes(self.storage.read(path))
+            reader = open_shard(local)
+            try:
+                yield reader
+            finally:
+                reader.close()
+
+    def receipts(self, unit_ids: Sequence[str]) -> dict[str, Receipt]:
+        """Return the receipts that exist for ``unit_ids``."""
+        wanted = {paths.receipt_file(unit_id) for unit_id in unit_ids}
+        there = [e.path for e in self.storage.list(paths.RECEIPTS) if e.path in wanted]
+        found = (receipt_from_json(json.loads(self.storage.read(path))) for path in there)
+        return {receipt.unit_id: receipt for receipt in found}
+
+    def publish(self, receipt: Receipt) -> Receipt:
+        """Publish a unit's receipt; the first one wins and is returned.
+
+        A loser's shard is deleted, unless the winner's is the very same file.
+        """
+        try:
+            data = canonical_json(receipt.to_json())
+            self.storage.create(paths.receipt_file(receipt.unit_id), data)
+        except FileExistsError:
+            winner = self.receipts([receipt.unit_id])[receipt.unit_id]
+            if receipt.path and receipt.path != winner.path:
+                self.storage.delete(receipt.path)
+            return winner
+        return receipt
+
+    def check(self, identity: Identity) -> Snapshot | None:
+        """Return the newest version, if there is one, to which ``identity`` may be added.
+
+        Raises:
+            FingerprintError: the store holds tokens of another kind; says what differs.
+            StoreError: the store's shards have other columns.
+        """
+        return check(self.log, identity)
+
+    def commit(self, commit: Commit) -> Snapshot:
+        """Make receipts visible as the next version; rebases when another append came first.
+
+        Raises:
+            FingerprintError: the store holds tokens of another kind.
+            ConflictError: other commits kept winning.
+        """
+        return append(self.log, commit)
