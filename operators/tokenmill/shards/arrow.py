@@ -1,0 +1,366 @@
+"""Arrow shards: an uncompressed Arrow IPC *file*, read through a memory map.
+
+Every record batch has the same number of rows but the last, and a fixed-shape stream's column is
+one buffer with a constant stride inside a batch. A row's tokens therefore lie at
+``offset of its batch + row in batch * row bytes``, and random rows are gathered with one numpy
+indexing operation over the whole map: no Arrow object is made per batch or per row.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenmill.shards.columns import unpack_rows
+from tokenmill.shards.partial import PartialFile
+from tokenmill.shards.rebatch import Rebatcher
+from tokenmill_schemas.arrow import ShardLayout, layout_of, stream_fields
+from tokenmill_schemas.errors import CorruptShardError
+from tokenmill_schemas.tokens import Stream
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+
+MAGIC = b"ARROW1"
+#: Key of a record batch's custom metadata: CRC-32 (8 hex digits) of its buffers, in order.
+CRC_KEY = "tokenmill.crc32"
+
+#: ``Block`` of the IPC footer (File.fbs): where a record batch's message lies in the file.
+_BLOCK = np.dtype([("offset", "<i8"), ("head", "<i4"), ("pad", "<i4"), ("body", "<i8")])
+
+
+class ArrowShardWriter:
+    """Writes one Arrow shard; rows are regrouped to ``batch_rows`` a record batch."""
+
+    def __init__(self, path: Path, layout: ShardLayout, *, batch_rows: int) -> None:
+        self._rebatcher = Rebatcher(layout, batch_rows)
+        self._partial = PartialFile(path)
+        self._schema = layout.schema
+        options = pa.ipc.IpcWriteOptions(compression=None)
+        self._ipc = pa.ipc.new_file(self._partial.file, self._schema, options=options)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows of the layout's schema.
+
+        Raises:
+            ValueError: the batch has other columns than the layout.
+        """
+        for ready in self._rebatcher.add(batch):
+            self._emit(ready)
+
+    def close(self) -> None:
+        """Write what is left, flush to disk and put the file in its place."""
+        for ready in self._rebatcher.rest():
+            self._emit(ready)
+        self._ipc.close()
+        self._partial.close()
+
+    def discard(self) -> None:
+        """Give up: leave no file."""
+        self._partial.discard()
+
+    def _emit(self, batch: pa.RecordBatch) -> None:
+        # Through its own bytes, so that the buffers checksummed are those that the file gets.
+        exact = pa.ipc.read_record_batch(batch.serialize(), self._schema)
+        self._ipc.write_batch(exact, custom_metadata={CRC_KEY: f"{batch_crc32(exact):08x}"})
+
+
+class ArrowShardReader:
+    """Reads one Arrow shard from a local path (memory-mapped) or from bytes in memory.
+
+    Threads may share a reader. Views that `batches` yields stay valid after `close`.
+    """
+
+    def __init__(self, source: Path | pa.Buffer) -> None:
+        self._name = "<memory>" if isinstance(source, pa.Buffer) else str(source)
+        self._buffer = source if isinstance(source, pa.Buffer) else _map(source)
+        self._bytes = np.frombuffer(self._buffer, np.uint8)
+        self._ipc = self._open()
+        self._layout = self._read_layout()
+        self._blocks = self._read_blocks()
+        self._gathers: dict[str, _Gather] = {}
+        self._count_rows()
+
+    @property
+    def layout(self) -> ShardLayout:
+        """The layout that the shard was written with."""
+        return self._layout
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return self._rows
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of every record batch but the last."""
+        return self._batch_rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in order, as the batches they were written in; their memory is the map."""
+        for index in range(len(self._blocks)):
+            yield self._batch(index)
+
+    def take(self, stream: str, rows: Rows) -> Array:
+        """Return the tokens of a fixed-shape stream at ``rows``: ``[len(rows), *stream shape]``.
+
+        Raises:
+            KeyError: there is no such stream.
+            ValueError: its shape varies; read it with `columns`.
+            IndexError: a row is not in the shard.
+        """
+        gather = self._gather(stream)
+        return unpack_rows(gather.rows(self._checked(rows)), gather.stream, self._layout.packing)
+
+    def gather(self, stream: str, rows: Rows, out: Array) -> None:
+        """Write what `take` returns into ``out``, a slice of a batch that other shards fill too."""
+        out[...] = self.take(stream, rows)
+
+    def row_bytes(self, stream: str) -> int:
+        """Return the stored bytes of one row of a fixed-shape stream."""
+        return self._gather(stream).row_bytes
+
+    def offsets(self, stream: str, rows: Rows) -> Rows:
+        """Return where in the file the stored bytes of ``rows`` start."""
+        return self._gather(stream).offsets(self._checked(rows))
+
+    def columns(self, names: list[str], rows: Rows) -> pa.RecordBatch:
+        """Return other columns at ``rows``, in that order.
+
+        Raises:
+            KeyError: there is no such column.
+            IndexError: a row is not in the shard.
+        """
+        schema = self._layout.schema
+        unknown = [name for name in names if name not in schema.names]
+        if unknown:
+            raise KeyError(f"{self._name} has no columns {unknown}; it has {schema.names}")
+        wanted = pa.schema([schema.field(name) for name in names])
+        index = self._checked(rows) // max(1, self._batch_rows)
+        order = np.argsort(index, kind="stable")
+        pieces = []
+        for batch in np.unique(index):
+            within = rows[order][index[order] == batch] - batch * self._batch_rows
+            pieces.append(self._batch(int(batch)).select(names).take(pa.array(within)))
+        if not pieces:
+            return wanted.empty_table().to_batches()[0] if names else wanted.empty_table()
+        table = pa.Table.from_batches(pieces).combine_chunks()
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return table.take(pa.array(back)).combine_chunks().to_batches()[0].cast(wanted)
+
+    def verify(self) -> None:
+        """Check every record batch against its checksum.
+
+        Raises:
+            CorruptShardError: a batch's bytes are not those that were written; names the first.
+        """
+        for index in range(len(self._blocks)):
+            found = self._ipc.get_batch_with_custom_metadata(index)
+            want = (found.custom_metadata or {}).get(CRC_KEY.encode(), b"").decode()
+            got = f"{batch_crc32(found.batch):08x}"
+            if got != want:
+                raise self._corrupt(f"record batch {index}: expected crc32 {want!r}, found {got!r}")
+
+    def close(self) -> None:
+        """Let go of the map; it is unmapped when the last view of it is gone."""
+        self._gathers.clear()
+
+    def _open(self) -> pa.ipc.RecordBatchFileReader:
+        size = len(self._bytes)
+        if size < 12 or bytes(self._bytes[:6]) != MAGIC:
+            raise self._corrupt(f"expected an Arrow IPC file, found {size} bytes of another kind")
+        if bytes(self._bytes[-6:]) != MAGIC:
+            raise self._corrupt(f"expected {MAGIC!r} at the end of {size} bytes: it is cut off")
+        try:
+            return pa.ipc.open_file(pa.BufferReader(self._buffer))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._corrupt(f"expected an Arrow IPC footer, found {error}") from error
+
+    def _read_layout(self) -> ShardLayout:
+        try:
+            layout = layout_of(self._ipc.schema)
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._corrupt(f"expected a tokenmill layout in its schema: {error}") from error
+        if not layout.schema.equals(self._ipc.schema, check_metadata=False):
+            raise self._corrupt(f"expected columns {layout.schema}, found {self._ipc.schema}")
+        return layout
+
+    def _read_blocks(self) -> Array:
+        blocks = footer_blocks(self._bytes)
+        ends = blocks["offset"] + blocks["head"] + blocks["body"]
+        starts = np.append(blocks["offset"][1:], len(self._bytes))
+        if len(blocks) != self._ipc.num_record_batches or np.any(ends > starts):
+            raise self._corrupt("expected record batches one after the other, found overlaps")
+        return blocks
+
+    def _count_rows(self) -> None:
+        count = len(self._blocks)
+        self._batch_rows = self._batch(0).num_rows if count else 0
+        last = self._batch(count - 1).num_rows if count else 0
+        self._rows = (count - 1) * self._batch_rows + last if count else 0
+
+    def _batch(self, index: int) -> pa.RecordBatch:
+        try:
+            return self._ipc.get_batch(index)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._corrupt(f"record batch {index} cannot be read: {error}") from error
+
+    def _checked(self, rows: Rows) -> Rows:
+        if len(rows) and (rows.min() < 0 or rows.max() >= self._rows):
+            raise IndexError(
+                f"{self._name} has {self._rows} rows, asked for {rows.min()} to {rows.max()}"
+            )
+        return rows
+
+    def _gather(self, name: str) -> _Gather:
+        if name not in self._gathers:
+            self._gathers[name] = self._locate(self._layout.spec[name])
+        return self._gathers[name]
+
+    def _locate(self, stream: Stream) -> _Gather:
+        """Find where every record batch keeps the stream's rows."""
+        if not stream.is_fixed:
+            raise ValueError(f"the shape of stream {stream.name!r} varies: read it with columns()")
+        kind = stream_fields(stream, self._layout.packing)[0].type
+        packed = pa.types.is_fixed_size_binary(kind)
+        items = kind.byte_width if packed else kind.list_size
+        dtype = np.dtype(np.uint8 if packed else stream.storage_dtype)
+        starts = self._column_starts(stream)
+        base, step = _grid(starts, items * dtype.itemsize)
+        view = _overlapping(self._bytes, base, step, items * dtype.itemsize)
+        return _Gather(stream, view, starts, step, self._batch_rows, dtype)
+
+    def _column_starts(self, stream: Stream) -> Rows:
+        """Return the byte offset of the stream's column in every record batch.
+
+        Where only fixed-width columns stand before it, the column lies at the same place in the
+        body of every full batch, and the footer alone says where the bodies are.
+        """
+        bodies: Rows = self._blocks["offset"] + self._blocks["head"]
+        before = self._layout.spec.streams[: self._layout.spec.streams.index(stream)]
+        count = len(bodies)
+        if not all(s.is_fixed for s in before):
+            return np.array([self._address(i, stream.name) for i in range(count)], np.int64)
+        starts = bodies.copy()
+        if count:
+            starts += self._address(0, stream.name) - bodies[0]
+            starts[-1] = self._address(count - 1, stream.name)
+        return starts
+
+    def _address(self, index: int, name: str) -> int:
+        column = self._batch(index).column(name)
+        buffer = column.buffers()[-1]
+        return int(buffer.address - self._buffer.address)
+
+    def _corrupt(self, message: str) -> CorruptShardError:
+        return CorruptShardError(message, uri=self._name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    """Where the rows of one fixed-shape stream lie: all that a gather needs."""
+
+    stream: Stream
+    view: Array
+    starts: Rows
+    step: int
+    batch_rows: int
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.view.itemsize
+
+    def offsets(self, rows: Rows) -> Rows:
+        batch = rows // max(1, self.batch_rows)
+        return self.starts[batch] + (rows - batch * self.batch_rows) * self.row_bytes
+
+    def rows(self, rows: Rows) -> Array:
+        """Return a copy of the stored values: ``[len(rows), values]``."""
+        found = self.view[(self.offsets(rows) - self.starts[:1]) // self.step]
+        values: Array = found.view(self.dtype)
+        return values.reshape(len(rows), self.row_bytes // self.dtype.itemsize)
+
+
+class ArrowFormat:
+    """The Arrow IPC file form of a shard."""
+
+    suffix = "arrow"
+
+    def writer(self, path: Path, layout: ShardLayout, *, batch_rows: int) -> ArrowShardWriter:
+        """Start a shard at a local path."""
+        return ArrowShardWriter(path, layout, batch_rows=batch_rows)
+
+    def reader(self, path: Path) -> ArrowShardReader:
+        """Open a shard at a local path.
+
+        Raises:
+            CorruptShardError: the file is not a whole Arrow shard.
+        """
+        return ArrowShardReader(path)
+
+
+PLUGIN = ArrowFormat
+
+
+def batch_crc32(batch: pa.RecordBatch) -> int:
+    """Return the CRC-32 of a record batch's buffers, in the order of its columns, no padding."""
+    crc = 0
+    for column in batch.columns:
+        for buffer in column.buffers():
+            if buffer is not None:
+                crc = zlib.crc32(buffer, crc)
+    return crc
+
+
+def footer_blocks(data: npt.NDArray[np.uint8]) -> Array:
+    """Return the record batch blocks that the footer of an Arrow IPC file lists.
+
+    The footer is a flatbuffer (File.fbs): its root table's fourth field is the vector of blocks.
+    pyarrow reads it but does not show it.
+    """
+    raw = data[-10:].tobytes()
+    length = struct.unpack_from("<i", raw)[0]
+    footer = data[len(data) - 10 - length : len(data) - 10].tobytes()
+    table = struct.unpack_from("<I", footer)[0]
+    vtable = table - struct.unpack_from("<i", footer, table)[0]
+    size = struct.unpack_from("<H", footer, vtable)[0]
+    slot = struct.unpack_from("<H", footer, vtable + 10)[0] if size > 10 else 0
+    if not slot:
+        return np.empty(0, _BLOCK)
+    vector = table + slot + struct.unpack_from("<I", footer, table + slot)[0]
+    count = struct.unpack_from("<I", footer, vector)[0]
+    return np.frombuffer(footer, _BLOCK, count=count, offset=vector + 4)
+
+
+def _map(path: Path) -> pa.Buffer:
+    if path.stat().st_size == 0:
+        return pa.py_buffer(b"")
+    with pa.memory_map(str(path)) as source:
+        return source.read_buffer()
+
+
+def _grid(starts: Rows, row_bytes: int) -> tuple[int, int]:
+    """Return the first start and the widest step on which all rows of all batches lie."""
+    if not len(starts):
+        return 0, max(1, row_bytes)
+    return int(starts[0]), int(np.gcd.reduce(np.append(starts - starts[0], row_bytes)))
+
+
+def _overlapping(data: npt.NDArray[np.uint8], base: int, step: int, size: int) -> Array:
+    """View ``data`` as items of ``size`` bytes, one starting every ``step`` bytes from ``base``.
+
+    Items overlap; only some of them are rows of the shard. None reaches beyond ``data``. An opaque
+    type of the row's size makes numpy copy a row with one memcpy, aligned or not.
+    """
+    count = (len(data) - base - size) // step + 1 if len(data) - base >= size else 0
+    return np.ndarray((count,), np.dtype(f"V{size}"), buffer=data, offset=base, strides=(step,))
