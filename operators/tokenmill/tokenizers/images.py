@@ -1,0 +1,202 @@
+"""What every torch image tokenizer does the same: pixels in, arrays out, on one device.
+
+A tokenizer gives a module that maps image tensors to token tensors (and back, where it can);
+`ImageEncoder` does the rest: exact normalisation, transfers, mixed precision, rounding to pixels.
+TF32 is left as the process has it, which is off unless somebody turned it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tokenmill.tokenizers.base import Pixels, Tokens
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """How a uint8 value becomes the network's float32 input, to the last bit.
+
+    ``to_tensor``: ``(x / 255 - mean) / std``, every step in float32, as torchvision's ToTensor and
+    Normalize do. ``signed``: ``x / 127.5 - 1`` in float64, then float32, as taming-transformers
+    does. One mean and std for all channels, or one each.
+    """
+
+    rule: Literal["to_tensor", "signed"] = "to_tensor"
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The rule as JSON."""
+        if self.rule == "signed":
+            return {"rule": "x/127.5-1"}
+        return {"rule": "(x/255-mean)/std", "mean": list(self.mean), "std": list(self.std)}
+
+    def table(self) -> npt.NDArray[np.float32]:
+        """Return the image of every uint8 value: ``float32[256, 1 or 3]``.
+
+        A table, because devices divide differently (CUDA multiplies by the reciprocal).
+        """
+        x = np.arange(256)[:, None]
+        if self.rule == "signed":
+            return (x / 127.5 - 1.0).astype(np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.asarray((x.astype(np.float32) / np.float32(255) - mean) / std, dtype=np.float32)
+
+
+#: Input in [-1, 1], the rule of most published tokenizers.
+HALF = Normalisation()
+SIGNED = Normalisation("signed")
+#: Input in [0, 1].
+UNIT = Normalisation(mean=(0.0,), std=(1.0,))
+
+
+class ImageNetwork(Protocol):
+    """A torch module with the two directions of a tokenizer; tensors on its own device."""
+
+    def tokens(self, images: Tensor) -> dict[str, Tensor]:
+        """Return a tensor ``[B, *stream shape]`` per stream for float32 ``[B, 3, H, W]``."""
+        ...
+
+    def images(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Return ``[B, 3, H, W]`` in the range of the input's normalisation."""
+        ...
+
+
+class ImageEncoder:
+    """The live encoder of an image tokenizer (see `tokenmill.tokenizers.base.Encoder`).
+
+    Args:
+        network: a torch module that is an `ImageNetwork`.
+        spec: its token spec; sets the types of the arrays that `encode` returns.
+        normalisation: of the input, and inverted on the output.
+        dtype: ``float32``, or the type that convolutions and products run in under autocast.
+        device: where the network goes.
+    """
+
+    def __init__(
+        self,
+        network: ImageNetwork,
+        spec: TokenSpec,
+        *,
+        normalisation: Normalisation = HALF,
+        dtype: Dtype = "float32",
+        device: str = "cpu",
+    ) -> None:
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"{type(network).__name__} is not a torch module")
+        self.device = torch.device(device)
+        self.network: Any = network.eval().requires_grad_(False).to(self.device)
+        self.spec = spec
+        self.normalisation = normalisation
+        self.dtype = dtype
+        self._table = torch.from_numpy(normalisation.table()).to(self.device)
+
+    def preprocess(self, pixels: Pixels) -> Tensor:
+        """Turn ``uint8[B, H, W, 3]`` into float32 ``[B, 3, H, W]`` on the device (NHWC strides)."""
+        index = self._to_device(torch.from_numpy(np.ascontiguousarray(pixels)))
+        if self._table.shape[1] == 1:
+            values = self._table[:, 0][index.int()]
+        else:
+            values = torch.stack([self._table[:, c][index[..., c].int()] for c in range(3)], -1)
+        return values.permute(0, 3, 1, 2)
+
+    def encode(self, inputs: Tensor) -> Tokens:
+        """Return one host array ``[B, *stream shape]`` per stream, in its storage type."""
+        with torch.inference_mode(), self._autocast():
+            tokens = self.network.tokens(inputs)
+        return {name: to_host(value, self.spec[name]) for name, value in tokens.items()}
+
+    def decode(self, tokens: Mapping[str, npt.NDArray[Any]]) -> Pixels:
+        """Return reconstructions ``uint8[B, H, W, 3]``.
+
+        Raises:
+            JobError: the network, or its checkpoint, has no decoder.
+        """
+        given = {k: self._to_device(from_host(v, self.spec[k])) for k, v in tokens.items()}
+        with torch.inference_mode(), self._autocast():
+            images = self.network.images(given)
+        return self._to_pixels(images.float())
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        self.network = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _autocast(self) -> torch.autocast:
+        kind = TORCH_DTYPES[self.dtype] if self.dtype != "float32" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=kind, enabled=self.dtype != "float32")
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _to_pixels(self, images: Tensor) -> Pixels:
+        with torch.inference_mode():
+            unit = images.new_tensor
+            if self.normalisation.rule == "signed":
+                mean, std = unit([0.5]), unit([0.5])
+            else:
+                mean, std = unit(self.normalisation.mean), unit(self.normalisation.std)
+            values = images.permute(0, 2, 3, 1) * std + mean
+            rounded = values.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+            return rounded.contiguous().cpu().numpy()
+
+
+def to_host(value: Tensor, stream: Stream) -> npt.NDArray[Any]:
+    """Return a stream's tensor as an array of its storage type (bfloat16 as its uint16 bits)."""
+    if stream.kind == "float":
+        value = value.to(TORCH_DTYPES[stream.dtype]).contiguous()
+        if stream.dtype == "bfloat16":
+            value = value.view(torch.int16)
+        return value.cpu().numpy().view(stream.storage_dtype)
+    return value.cpu().numpy().astype(stream.storage_dtype)
+
+
+def from_host(array: npt.NDArray[Any], stream: Stream) -> Tensor:
+    """Return the tensor of a stream's stored values: float32, or int64 ids and bits."""
+    if stream.kind != "float":
+        return torch.from_numpy(array.astype(np.int64))
+    if stream.dtype == "bfloat16":
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).float()
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def no_decoder(kind: str) -> JobError:
+    """Return the error of a `decode` whose weights are missing."""
+    return JobError(f"{kind}: its checkpoint holds no decoder, so tokens cannot become pictures")
+
+
+def grid(size: tuple[int, int] | None, factor: int, *, kind: str) -> tuple[Axis, Axis]:
+    """Return the axes ``h`` and ``w`` of a grid with one position per ``factor`` x ``factor``.
+
+    Raises:
+        JobError: a side is not a multiple of ``factor``.
+    """
+    if size is None:
+        return Axis("h"), Axis("w")
+    if size[0] % factor or size[1] % factor or min(size) < factor:
+        raise JobError(
+            f"{kind} takes views whose height and width are multiples of {factor}, "
+            f"got {size[0]} x {size[1]}",
+            path="view.size",
+        )
+    return Axis("h", size[0] // factor), Axis("w", size[1] // factor)
