@@ -60,6 +60,9 @@ class ClusterConfig:
     ``actors`` 0 means one per GPU, or where there is none one per ``cpus_per_actor`` cores.
     ``torch_threads`` is per actor and part of nothing's identity: keep it equal between runs whose
     stores must agree to the byte, because some kernels sum in another order on more threads.
+    ``fetch_threads`` 0 reads each asset in the thread that decodes it, which is best for disks;
+    object stores want 8 or more. A unit whose actor is lost ``max_attempts`` times is searched for
+    the asset that kills it.
     """
 
     backend: Literal["ray", "local"] = "ray"
@@ -69,6 +72,7 @@ class ClusterConfig:
     cpus_per_actor: float = 1.0
     torch_threads: int = 1
     decode_threads: int = 1
+    fetch_threads: int = 0
     units_in_flight: int = 2
     allow_tf32: bool = False
     lease_s: float = 1800.0

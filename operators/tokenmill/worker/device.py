@@ -1,0 +1,107 @@
+"""The device: one thread that owns the encoder, splits what does not fit, and remembers it.
+
+All units of a worker share the one thread, so the network is never entered twice at once, and the
+next unit's batches follow the last one's without a gap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tokenmill.tokenizers.base import Encoder, Pixels, Tokens
+
+#: Batches that must fit before a size that once did not fit is tried again.
+GROW_AFTER = 64
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of one batch: pieces of tokens in order, each a count and its tokens or error."""
+
+    pieces: tuple[tuple[int, Tokens | Exception], ...]
+    batch_s: float
+    encode_s: float
+
+
+@dataclass(slots=True)
+class FitMemory:
+    """How many views of a shape fit on the device, learned from where memory ran out."""
+
+    limits: dict[Shape, int] = field(default_factory=dict)
+    successes: dict[Shape, int] = field(default_factory=dict)
+
+    def limit(self, shape: Shape, count: int) -> int:
+        """Return how many views to try at once."""
+        return min(count, self.limits.get(shape, count))
+
+    def ran_out(self, shape: Shape, count: int) -> None:
+        """Remember that ``count`` views did not fit."""
+        self.limits[shape] = max(1, count // 2)
+        self.successes[shape] = 0
+
+    def fitted(self, shape: Shape) -> None:
+        """Count a batch that fitted; after many of them a larger one is tried."""
+        if shape not in self.limits:
+            return
+        self.successes[shape] += 1
+        if self.successes[shape] >= GROW_AFTER:
+            self.limits[shape] *= 2
+            self.successes[shape] = 0
+
+
+class Device:
+    """Runs an encoder in a thread of its own."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self._memory = FitMemory()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenmill-encode")
+
+    def submit(self, pixels: Sequence[Pixels]) -> Future[Encoded]:
+        """Queue a batch of ``uint8[H, W, 3]`` views of one shape."""
+        return self._thread.submit(self._encode, pixels)
+
+    def _encode(self, pixels: Sequence[Pixels]) -> Encoded:
+        pieces: list[tuple[int, Tokens | Exception]] = []
+        batch_s = encode_s = 0.0
+        start, size = 0, len(pixels)
+        while start < len(pixels):
+            shape = pixels[start].shape
+            size = self._memory.limit(shape, min(size, len(pixels) - start))
+            began = time.perf_counter()
+            try:
+                inputs = self.encoder.preprocess(np.stack(pixels[start : start + size]))
+                stacked = time.perf_counter()
+                tokens = self.encoder.encode(inputs)
+            except (RuntimeError, ValueError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    self._memory.ran_out(shape, size)
+                if size > 1:
+                    size //= 2
+                    continue
+                pieces.append((1, error))
+            else:
+                batch_s += stacked - began
+                encode_s += time.perf_counter() - stacked
+                self._memory.fitted(shape)
+                pieces.append((size, tokens))
+            start += size
+        return Encoded(tuple(pieces), batch_s, encode_s)
+
+    def close(self) -> None:
+        """Finish what is queued and free the device."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.encoder.close()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device or the host ran out of memory."""
+    # By name: torch need not be installed to ask.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

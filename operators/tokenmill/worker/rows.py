@@ -1,0 +1,100 @@
+"""The rows of a unit: tokens as they come from the device, put into the order of the listing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenmill.shards.columns import fixed_rows, make_batch
+from tokenmill.tokenizers.base import Tokens
+from tokenmill.worker.prepare import Prepared
+from tokenmill.worker.statistics import TokenStatistics
+from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.tokens import TokenSpec
+
+Place = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Rows:
+    """Collects a unit's samples; the tokens of a unit fit in memory, its pixels need not."""
+
+    layout: ShardLayout
+    _assets: dict[int, Prepared] = field(default_factory=dict)
+    _places: list[Place] = field(default_factory=list)
+    _tokens: list[Tokens] = field(default_factory=list)
+
+    def add_asset(self, row: int, prepared: Prepared) -> None:
+        """Remember an asset's facts; ``prepared`` has its views without their pixels."""
+        self._assets[row] = prepared
+
+    def drop_asset(self, row: int) -> None:
+        """Forget an asset that turned out bad, with all views it already has."""
+        self._assets.pop(row, None)
+
+    def add_tokens(self, places: tuple[Place, ...], tokens: Tokens) -> None:
+        """Take one array ``[len(places), ...]`` per stream."""
+        self._places.extend(places)
+        self._tokens.append(tokens)
+
+    def batch(self) -> tuple[pa.RecordBatch, TokenStatistics]:
+        """Return all rows in the order (asset, view), as the layout's columns, and their counts."""
+        order = self._order()
+        places = [self._places[i] for i in order]
+        tokens = {s.name: self._stream(s.name, order) for s in self.layout.spec.streams}
+        return make_batch(self.layout, tokens, self._extras(places)), self._count(tokens)
+
+    def _count(self, tokens: dict[str, Any]) -> TokenStatistics:
+        statistics = TokenStatistics.of(self.layout.spec)
+        for name, values in tokens.items():
+            for array in [values] if isinstance(values, np.ndarray) else [v[None] for v in values]:
+                statistics.add({name: array})
+        return statistics
+
+    def _order(self) -> npt.NDArray[np.int64]:
+        kept = [i for i, place in enumerate(self._places) if place[0] in self._assets]
+        return np.array(sorted(kept, key=self._places.__getitem__), dtype=np.int64)
+
+    def _stream(self, name: str, order: npt.NDArray[np.int64]) -> Any:
+        arrays = [tokens[name] for tokens in self._tokens]
+        if self.layout.spec[name].is_fixed and arrays:
+            return np.concatenate(arrays)[order]
+        flat = [sample for array in arrays for sample in array]
+        return [flat[i] for i in order]
+
+    def _extras(self, places: list[Place]) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {"sample_id": [], "asset_key": []}
+        columns |= {name: [] for name in self.layout.extras.names}
+        for values in self._values(places):
+            for name, column in columns.items():
+                column.append(values[name])
+        return columns
+
+    def _values(self, places: list[Place]) -> Iterator[dict[str, Any]]:
+        for row, view in places:
+            prepared = self._assets[row]
+            key = prepared.ref.key
+            own = {"sample_id": f"{key}#{view}", "asset_key": key}
+            yield {
+                **prepared.ref.columns,
+                **prepared.facts,
+                **prepared.views[view].coordinates,
+                **own,
+            }
+
+
+def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:
+    """Return how many positions all streams of ``batch`` have together."""
+    total = 0
+    for stream in spec.streams:
+        if stream.positions is not None:
+            total += stream.positions * batch.num_rows
+            continue
+        shapes = fixed_rows(batch.column(f"{stream.name}.shape"))
+        total += int(np.prod(shapes[:, : len(stream.axes)], axis=1, dtype=np.int64).sum())
+    return total

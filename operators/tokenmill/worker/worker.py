@@ -1,0 +1,70 @@
+"""The worker: what an actor is while it lives. It loads once, then runs units."""
+
+from __future__ import annotations
+
+import sys
+
+from tokenmill.worker.crew import Crew
+from tokenmill.worker.device import Device
+from tokenmill.worker.prepare import Preparation
+from tokenmill.worker.spec import UnitTask, WorkerSpec
+from tokenmill.worker.unit import run_unit
+from tokenmill_schemas.job import ClusterConfig
+from tokenmill_schemas.snapshot import Receipt
+
+
+class Worker:
+    """Owns an encoder and the threads around it; `run` may be called from several threads."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        """Load the tokenizer.
+
+        Raises:
+            CheckpointError: its weights cannot be loaded.
+        """
+        self._spec = spec
+        device = device_name(spec.gpus)
+        encoder = spec.tokenizer.load(device)
+        tune_torch(spec.cluster, device)
+        self._device = Device(encoder)
+        self._decoders = Crew(spec.cluster.decode_threads, "tokenmill-decode")
+        fetchers = spec.cluster.fetch_threads
+        self._fetchers = Crew(fetchers, "tokenmill-fetch") if fetchers else None
+        self._preparation = Preparation(spec, self._decoders, self._fetchers)
+
+    def run(self, task: UnitTask) -> Receipt | None:
+        """Run one unit, or a trial of some of its rows.
+
+        Raises:
+            TransientError: the unit may be tried again.
+        """
+        return run_unit(self._spec, task, self._preparation, self._device)
+
+    def close(self) -> None:
+        """Free the device and let the threads go."""
+        self._device.close()
+        self._decoders.close()
+        if self._fetchers is not None:
+            self._fetchers.close()
+
+
+def device_name(gpus: float) -> str:
+    """Return ``cuda`` for an actor that was given a GPU that torch can use, else ``cpu``."""
+    if gpus <= 0:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tune_torch(cluster: ClusterConfig, device: str) -> None:
+    """Set thread count and exactness, for tokenizers that loaded torch; others need none."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    torch.set_num_threads(cluster.torch_threads)
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = cluster.allow_tf32
+        torch.backends.cudnn.allow_tf32 = cluster.allow_tf32
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
