@@ -1,1 +1,110 @@
-"""Processes: the actor pool, over Ray or in one process."""
+"""Processes: the actor pool, over Ray or in one process; nothing of Ray is imported unasked."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tokenmill_infra.cluster.local import LocalBackend
+from tokenmill_infra.cluster.pool import ClusterError, Pool, PoolConfig
+from tokenmill_infra.cluster.tasks import Factory, Finished, GaveUp, Outcome, Task
+from tokenmill_schemas.job import ClusterConfig
+from tokenmill_schemas.resources import Resources
+
+__all__ = [
+    "ActorPlan",
+    "ClusterError",
+    "Factory",
+    "Finished",
+    "GaveUp",
+    "Outcome",
+    "Pool",
+    "PoolConfig",
+    "Task",
+    "open_pool",
+    "plan_actors",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """How many actors a run has and what each reserves."""
+
+    actors: int
+    cpus: float
+    gpus: float
+
+
+def plan_actors(config: ClusterConfig, needs: Resources, *, cpus: float, gpus: float) -> ActorPlan:
+    """Return how many actors fit on ``cpus`` and ``gpus`` of a machine or cluster.
+
+    ``gpus_per_actor`` below 0 means what the tokenizer asks for, or none where there is no GPU.
+    """
+    share = config.gpus_per_actor
+    if share < 0:
+        share = needs.gpus if gpus > 0 else 0.0
+    if share > 0:
+        fit = math.floor(gpus / share + 1e-9)
+    else:
+        fit = math.floor(cpus / max(config.cpus_per_actor, 1e-9) + 1e-9)
+    return ActorPlan(config.actors or max(1, fit), config.cpus_per_actor, share)
+
+
+def machine_cpus() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_pool(
+    config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
+) -> tuple[Pool, ActorPlan]:
+    """Open the pool that a job asks for; ``factory_of(gpus)`` makes what loads in each actor.
+
+    Raises:
+        JobError: no Ray cluster answers at ``cluster.address``.
+    """
+    return (_open_ray if config.backend == "ray" else _open_local)(config, needs, factory_of)
+
+
+def _open_local(
+    config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
+) -> tuple[Pool, ActorPlan]:
+    # GPUs of one process are one actor's; more of them are Ray's business.
+    gpus = 1.0 if needs.gpus > 0 and config.gpus_per_actor != 0 and _cuda() else 0.0
+    plan = plan_actors(config, needs, cpus=machine_cpus(), gpus=gpus)
+    backend = LocalBackend(factory_of(plan.gpus), in_flight=config.units_in_flight)
+    return Pool(backend, _pool_config(config, plan)), plan
+
+
+def _open_ray(
+    config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
+) -> tuple[Pool, ActorPlan]:
+    from tokenmill_infra.cluster import ray_backend
+
+    env = {"OMP_NUM_THREADS": str(config.torch_threads)}
+    owns = ray_backend.connect(config.address, env=env)
+    there = ray_backend.resources()
+    plan = plan_actors(config, needs, cpus=there.get("CPU", 1.0), gpus=there.get("GPU", 0.0))
+    shape = ray_backend.ActorShape(plan.cpus, plan.gpus, config.units_in_flight, env)
+    backend = ray_backend.RayBackend(factory_of(plan.gpus), shape, owns_cluster=owns)
+    return Pool(backend, _pool_config(config, plan)), plan
+
+
+def _cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
+
+
+def _pool_config(config: ClusterConfig, plan: ActorPlan) -> PoolConfig:
+    return PoolConfig(
+        plan.actors,
+        config.units_in_flight,
+        config.max_attempts,
+        config.lease_s,
+        config.speculate,
+    )
