@@ -171,7 +171,7 @@ def licences(entries: list[dict[str, Any]]) -> str:
     """Return LICENSES.md: author, licence, origin and changes of every file."""
     lines = [
         f"| images/{e['path']} | {e['author']} | {e['licence']} "
-        f"| {e['package']}: {', '.join(Path(name).name for name in e['originals'])} "
+        f"| {e['package']}: {_originals(e)} "
         f"| {_changes(e)} |"
         for e in sorted(entries, key=lambda e: str(e["path"]))
     ]
@@ -181,6 +181,10 @@ def licences(entries: list[dict[str, Any]]) -> str:
             f"| images/{path} | {author} | {_bad_licence(path)} | made by script | {text} |"
         )
     return PREFACE + "\n".join(lines) + "\n"
+
+
+def _originals(entry: dict[str, Any]) -> str:
+    return ", ".join(name.removeprefix("usr/share/") for name in entry["originals"])
 
 
 def _changes(entry: dict[str, Any]) -> str:
