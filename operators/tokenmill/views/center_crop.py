@@ -1,0 +1,61 @@
+"""One view: the centre crop that a tokenizer's authors evaluate with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tokenmill.decoders.base import Picture
+from tokenmill.views.base import ViewOf
+from tokenmill.views.coordinates import (
+    as_size,
+    identity_of,
+    image_columns,
+    placed,
+    planned,
+)
+from tokenmill.views.resize import Rule, apply, check_rule, owned, source_box
+
+
+@dataclass(frozen=True, slots=True)
+class CenterCrop:
+    """A ``size`` x ``size`` centre crop by one of the rules of `tokenmill.views.resize`.
+
+    Attributes:
+        size: side of the view in pixels, or [height, width] for the rules that allow it; held as
+            (height, width).
+        rule: how the picture is resized and cropped.
+        min_side: pictures with a shorter side are filtered; 0 takes all (and enlarges them).
+    """
+
+    size: Any = 256
+    rule: Rule = "adm"
+    min_side: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", as_size(self.size))
+        check_rule(self.rule, self.size)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Kind, options and Pillow's version."""
+        return identity_of(self, "center_crop")
+
+    def columns(self) -> pa.Schema:
+        """Return `tokenmill_schemas.arrow.IMAGE_VIEW_FIELDS`."""
+        return image_columns()
+
+    def views(self, picture: Picture, key: str) -> Iterator[ViewOf]:  # noqa: ARG002 - nothing random
+        """Yield the one view, ``center``.
+
+        Raises:
+            AssetError: ``too_small``, or ``too_many_pixels`` for a very long and thin picture.
+        """
+        how, source = planned(picture, self.rule, self.size, min_side=self.min_side)
+        yield placed(owned(apply(picture.image, how)), 0, "center", source_box(how, source))
+
+
+PLUGIN = CenterCrop
