@@ -7,8 +7,6 @@ read with ``weights_only=True``, so nothing in them runs.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,14 +17,29 @@ import torch
 from torch import Tensor, nn
 
 from tokenmill.tokenizers.filling import weight
-from tokenmill.tokenizers.locate import file_digest, local_file
+from tokenmill.tokenizers.locate import (
+    INDEX,
+    RANDOM,
+    checkpoint_digest,
+    checkpoint_files,
+    local_file,
+)
 from tokenmill.tokenizers.torchfile import read_torch
 from tokenmill_schemas.errors import CheckpointError
 
+__all__ = [
+    "INDEX",
+    "RANDOM",
+    "Assigned",
+    "assign",
+    "checkpoint_digest",
+    "fill_random",
+    "load_into",
+    "load_weights",
+]
+
 log = logging.getLogger(__name__)
 
-RANDOM = "random:"
-INDEX = ".index.json"
 _WRAPPERS = ("module.", "_orig_mod.")
 _LISTED = 5
 
@@ -35,8 +48,8 @@ _LISTED = 5
 class Assigned:
     """What `assign` left over.
 
-    ``unused_prefixes`` are the first parts of the checkpoint keys that the module does not have;
-    ``absent`` the optional prefixes of the module that the checkpoint has nothing of.
+    ``unused_prefixes`` are the shortest dotted beginnings of checkpoint keys that the module does
+    not have; ``absent`` the optional prefixes of the module that the checkpoint has nothing of.
     """
 
     unused_prefixes: tuple[str, ...] = ()
@@ -62,7 +75,7 @@ def load_weights(
     if checkpoint.startswith(RANDOM):
         raise CheckpointError(f"{checkpoint} names no file; fill_random(module, ...) takes it")
     weights: dict[str, Tensor] = {}
-    for name in _files(checkpoint, select):
+    for name in checkpoint_files(checkpoint, select=select):
         weights |= _tensors(_read(local_file(name), name), unwrap, name)
     for prefix in select:
         if any(key.startswith(prefix) for key in weights):
@@ -127,7 +140,7 @@ def assign(
     module.load_state_dict(filled, strict=False, assign=True)
     module.requires_grad_(False)
     unused = (key for key in weights if key not in wanted and not key.startswith(ignore))
-    return Assigned(_prefixes(unused), absent)
+    return Assigned(_prefixes(unused, wanted), absent)
 
 
 def fill_random(module: nn.Module, checkpoint: str) -> None:
@@ -151,38 +164,6 @@ def fill_random(module: nn.Module, checkpoint: str) -> None:
             filled[key] = torch.zeros(entry.shape, dtype=entry.dtype)
     module.load_state_dict(filled, assign=True)
     module.requires_grad_(False)
-
-
-def checkpoint_digest(checkpoint: str, *, select: tuple[str, ...] = ()) -> str:
-    """Return the sha256 (hex) of a checkpoint's bytes, or of its text for ``random:SEED``.
-
-    A checkpoint of several files is the digest of its files' digests, in the index's order.
-
-    Raises:
-        CheckpointError: there is no such file.
-        TransientError: a remote place did not answer.
-    """
-    if checkpoint.startswith(RANDOM):
-        return hashlib.sha256(checkpoint.encode()).hexdigest()
-    digests = [file_digest(local_file(name)) for name in _files(checkpoint, select)]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )
-
-
-def _files(checkpoint: str, select: tuple[str, ...]) -> list[str]:
-    """Names of the files that hold the selected keys: one, or those of an index."""
-    if not checkpoint:
-        raise CheckpointError("name a checkpoint: a path, a URL, hf://owner/repo/file or random:0")
-    if not checkpoint.endswith(INDEX):
-        return [checkpoint]
-    try:
-        placed: dict[str, str] = json.loads(local_file(checkpoint).read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint} is no index of a sharded checkpoint") from error
-    chosen = {file for key, file in placed.items() if key.startswith(select)} if select else set()
-    folder = checkpoint[: -len(checkpoint.rpartition("/")[2])]
-    return [folder + file for file in sorted(chosen or set(placed.values()))]
 
 
 def _read(path: Path, name: str) -> Any:
@@ -242,5 +223,15 @@ def _check(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _prefixes(keys: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted({key.partition(".")[0] for key in keys}))
+def _prefixes(keys: Iterable[str], wanted: Iterable[str]) -> tuple[str, ...]:
+    """Shortest dotted beginnings of ``keys`` that no wanted key shares."""
+    used = {key[:end] for key in wanted for end in _ends(key)}
+    found = set()
+    for key in keys:
+        starts = (key[:end] for end in _ends(key))
+        found.add(next((start for start in starts if start not in used), key))
+    return tuple(sorted(found))
+
+
+def _ends(key: str) -> list[int]:
+    return [place for place, letter in enumerate(key) if letter == "."] + [len(key)]

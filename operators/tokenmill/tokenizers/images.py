@@ -8,8 +8,7 @@ TF32 is left as the process has it, which is off unless somebody turned it on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,54 +16,36 @@ import torch
 from torch import Tensor, nn
 
 from tokenmill.tokenizers.base import Pixels, Tokens
-from tokenmill_schemas.errors import JobError
-from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
+from tokenmill.tokenizers.describe import (
+    HALF,
+    SIGNED,
+    UNIT,
+    Dtype,
+    Normalisation,
+    grid,
+    no_decoder,
+)
+from tokenmill_schemas.tokens import Stream, TokenSpec
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+__all__ = [
+    "HALF",
+    "SIGNED",
+    "UNIT",
+    "Dtype",
+    "ImageEncoder",
+    "ImageNetwork",
+    "Normalisation",
+    "from_host",
+    "grid",
+    "no_decoder",
+    "to_host",
+]
+
 TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """How a uint8 value becomes the network's float32 input, to the last bit.
-
-    ``to_tensor``: ``(x / 255 - mean) / std``, every step in float32, as torchvision's ToTensor and
-    Normalize do. ``signed``: ``x / 127.5 - 1`` in float64, then float32, as taming-transformers
-    does. One mean and std for all channels, or one each.
-    """
-
-    rule: Literal["to_tensor", "signed"] = "to_tensor"
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The rule as JSON."""
-        if self.rule == "signed":
-            return {"rule": "x/127.5-1"}
-        return {"rule": "(x/255-mean)/std", "mean": list(self.mean), "std": list(self.std)}
-
-    def table(self) -> npt.NDArray[np.float32]:
-        """Return the image of every uint8 value: ``float32[256, 1 or 3]``.
-
-        A table, because devices divide differently (CUDA multiplies by the reciprocal).
-        """
-        x = np.arange(256)[:, None]
-        if self.rule == "signed":
-            return (x / 127.5 - 1.0).astype(np.float32)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return np.asarray((x.astype(np.float32) / np.float32(255) - mean) / std, dtype=np.float32)
-
-
-#: Input in [-1, 1], the rule of most published tokenizers.
-HALF = Normalisation()
-SIGNED = Normalisation("signed")
-#: Input in [0, 1].
-UNIT = Normalisation(mean=(0.0,), std=(1.0,))
 
 
 class ImageNetwork(Protocol):
@@ -102,20 +83,22 @@ class ImageEncoder:
         if not isinstance(network, nn.Module):
             raise TypeError(f"{type(network).__name__} is not a torch module")
         self.device = torch.device(device)
-        self.network: Any = network.eval().requires_grad_(False).to(self.device)
+        self.layout = _layout(self.device, dtype)
+        self.network: Any = network.eval().requires_grad_(False)
+        self.network.to(self.device, memory_format=self.layout)
         self.spec = spec
         self.normalisation = normalisation
         self.dtype = dtype
         self._table = torch.from_numpy(normalisation.table()).to(self.device)
 
     def preprocess(self, pixels: Pixels) -> Tensor:
-        """Turn ``uint8[B, H, W, 3]`` into float32 ``[B, 3, H, W]`` on the device (NHWC strides)."""
+        """Turn ``uint8[B, H, W, 3]`` into float32 ``[B, 3, H, W]`` on the device."""
         index = self._to_device(torch.from_numpy(np.ascontiguousarray(pixels)))
         if self._table.shape[1] == 1:
             values = self._table[:, 0][index.int()]
         else:
             values = torch.stack([self._table[:, c][index[..., c].int()] for c in range(3)], -1)
-        return values.permute(0, 3, 1, 2)
+        return values.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
 
     def encode(self, inputs: Tensor) -> Tokens:
         """Return one host array ``[B, *stream shape]`` per stream, in its storage type."""
@@ -161,6 +144,16 @@ class ImageEncoder:
             return rounded.contiguous().cpu().numpy()
 
 
+def _layout(device: torch.device, dtype: Dtype) -> torch.memory_format:
+    """Channels last where convolutions run faster so.
+
+    In float32 on a CPU that gains little, and its group normalisation sums less exactly: latents
+    stray four times as far from the float64 ones as with contiguous channels.
+    """
+    exact = device.type == "cpu" and dtype == "float32"
+    return torch.contiguous_format if exact else torch.channels_last
+
+
 def to_host(value: Tensor, stream: Stream) -> npt.NDArray[Any]:
     """Return a stream's tensor as an array of its storage type (bfloat16 as its uint16 bits)."""
     if stream.kind == "float":
@@ -178,25 +171,3 @@ def from_host(array: npt.NDArray[Any], stream: Stream) -> Tensor:
     if stream.dtype == "bfloat16":
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16).float()
     return torch.from_numpy(array.astype(np.float32))
-
-
-def no_decoder(kind: str) -> JobError:
-    """Return the error of a `decode` whose weights are missing."""
-    return JobError(f"{kind}: its checkpoint holds no decoder, so tokens cannot become pictures")
-
-
-def grid(size: tuple[int, int] | None, factor: int, *, kind: str) -> tuple[Axis, Axis]:
-    """Return the axes ``h`` and ``w`` of a grid with one position per ``factor`` x ``factor``.
-
-    Raises:
-        JobError: a side is not a multiple of ``factor``.
-    """
-    if size is None:
-        return Axis("h"), Axis("w")
-    if size[0] % factor or size[1] % factor or min(size) < factor:
-        raise JobError(
-            f"{kind} takes views whose height and width are multiples of {factor}, "
-            f"got {size[0]} x {size[1]}",
-            path="view.size",
-        )
-    return Axis("h", size[0] // factor), Axis("w", size[1] // factor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -15,6 +16,8 @@ import fsspec
 from tokenmill_schemas.canonical import digest_bytes
 from tokenmill_schemas.errors import CheckpointError, TransientError
 
+RANDOM = "random:"
+INDEX = ".index.json"
 _HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)")
 _CHUNK_BYTES = 8 * 2**20
 
@@ -37,6 +40,47 @@ def local_file(name: str) -> Path:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {name}")
     return path
+
+
+def checkpoint_digest(checkpoint: str, *, select: tuple[str, ...] = ()) -> str:
+    """Return the sha256 (hex) of a checkpoint's bytes, or of its text for ``random:SEED``.
+
+    A checkpoint of several files is the digest of its files' digests, in the index's order.
+
+    Raises:
+        CheckpointError: there is no such file.
+        TransientError: a remote place did not answer.
+    """
+    if checkpoint.startswith(RANDOM):
+        return hashlib.sha256(checkpoint.encode()).hexdigest()
+    digests = [
+        file_digest(local_file(name)) for name in checkpoint_files(checkpoint, select=select)
+    ]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def checkpoint_files(checkpoint: str, *, select: tuple[str, ...] = ()) -> list[str]:
+    """Return the names of the files that hold the keys with a prefix of ``select``, or all keys.
+
+    One file, or those that a ``*.index.json`` lists.
+
+    Raises:
+        CheckpointError: there is no such index.
+        TransientError: a remote place did not answer.
+    """
+    if not checkpoint:
+        raise CheckpointError("name a checkpoint: a path, a URL, hf://owner/repo/file or random:0")
+    if not checkpoint.endswith(INDEX):
+        return [checkpoint]
+    try:
+        placed: dict[str, str] = json.loads(local_file(checkpoint).read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} is no index of a sharded checkpoint") from error
+    chosen = {file for key, file in placed.items() if key.startswith(select)} if select else set()
+    folder = checkpoint[: -len(checkpoint.rpartition("/")[2])]
+    return [folder + file for file in sorted(chosen or set(placed.values()))]
 
 
 def file_digest(path: Path) -> str:
