@@ -1,16 +1,18 @@
 """Jobs: one TOML file says what to tokenize, how, and where to.
 
-The sections ``source``, ``view`` and ``tokenizer`` name an operator by ``kind``; their other keys
-are that operator's own fields, checked when the operator is built. ``shards``, ``store``,
-``cluster`` and ``limits`` are fixed here. Paths are read relative to the job file's folder. What is
-secret (object-store keys, hub tokens) comes from the environment and never from a job.
+The sections ``source``, ``view``, ``tokenizer`` (and ``decoder``, seldom needed) name an operator
+by ``kind``; their other keys are that operator's own fields, checked when the operator is built.
+``shards``, ``store``, ``cluster`` and ``limits`` are fixed here. Paths are read relative to the job
+file's folder. What is secret (object-store keys, hub tokens) comes from the environment and never
+from a job.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,14 +109,16 @@ class Job:
     tokenizer: OperatorConfig
     store: StoreConfig
     view: OperatorConfig | None = None
+    decoder: OperatorConfig | None = None
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     base: str = ""
 
 
-SECTIONS = ("source", "view", "tokenizer", "shards", "store", "cluster", "limits")
-OPERATORS = ("source", "view", "tokenizer")
+OPERATORS = ("source", "view", "tokenizer", "decoder")
+#: Keys that hold local paths or URLs; relative ones are taken from the job file's folder.
+PATH_KEYS = ("source.urls", "source.base", "tokenizer.checkpoint", "store.uri")
 
 
 def parse_job(values: Mapping[str, Any], *, base: str = "") -> Job:
@@ -159,13 +163,16 @@ def _override(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals:
         raise JobError(f"--set wants a.b=value, got {override!r}")
-    *parents, last = dotted.strip().split(".")
+    dotted = dotted.strip()
+    *parents, last = dotted.split(".")
     table = values
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise JobError(f"{parent!r} in {dotted!r} is not a table", path=f"job.{dotted}")
-    table[last] = _toml_value(text)
+    value = _toml_value(text)
+    # Who types a path means it from where they stand, not from where the job file lies.
+    table[last] = resolve(value, str(Path.cwd())) if dotted in PATH_KEYS else value
 
 
 def _toml_value(text: str) -> Any:
@@ -175,8 +182,43 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def resolve_path(job: Job, uri: str) -> str:
-    """Return ``uri`` unless it is a relative local path, which is taken from the job's folder."""
-    if "://" in uri or uri.startswith("/") or not job.base:
-        return uri
-    return str(Path(job.base, uri).resolve())
+def resolve(value: Any, base: str) -> Any:
+    """Return a path, or a list of paths, with relative local ones taken from ``base``."""
+    if isinstance(value, list | tuple):
+        return [resolve(entry, base) for entry in value]
+    if not isinstance(value, str) or not base or _is_absolute(value):
+        return value
+    return os.path.normpath(os.path.join(base, value))  # noqa: PTH118  (keeps glob characters)
+
+
+def _is_absolute(text: str) -> bool:
+    return text.startswith(("/", "random:")) or "://" in text
+
+
+def resolve_paths(job: Job) -> Job:
+    """Return ``job`` with every path of `PATH_KEYS` absolute."""
+
+    def operator(config: OperatorConfig, section: str) -> OperatorConfig:
+        options = {
+            key: resolve(value, job.base) if f"{section}.{key}" in PATH_KEYS else value
+            for key, value in config.options.items()
+        }
+        return replace(config, options=options)
+
+    return replace(
+        job,
+        source=operator(job.source, "source"),
+        tokenizer=operator(job.tokenizer, "tokenizer"),
+        store=replace(job.store, uri=resolve(job.store.uri, job.base)),
+    )
+
+
+def job_table(job: Job) -> dict[str, Any]:
+    """Return the table from which `parse_job` makes an equal job."""
+    table = asdict(job)
+    del table["base"]
+    for name in OPERATORS:
+        config = table.pop(name)
+        if config is not None:
+            table[name] = {"kind": config["kind"], **config["options"]}
+    return table

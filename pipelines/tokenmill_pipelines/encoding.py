@@ -1,0 +1,110 @@
+"""Encode: hand the units that have no receipt to the pool, and collect all receipts."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tokenmill.worker.spec import UnitTask, WorkerSpec
+from tokenmill.worker.worker import Worker
+from tokenmill_infra.cluster import ActorPlan, Finished, Pool, open_pool
+from tokenmill_infra.observe import Observer
+from tokenmill_pipelines.assemble import Assembly
+from tokenmill_pipelines.listing import Planned
+from tokenmill_schemas.errors import TokenmillError
+from tokenmill_schemas.plan import missing
+from tokenmill_schemas.snapshot import Receipt
+
+
+class UnitsFailedError(TokenmillError):
+    """Some units could not be made; the receipts of all others are kept for the next run."""
+
+
+@dataclass(slots=True)
+class Encoding:
+    """What the encode stage did. ``receipts`` are in plan order, ``made`` are this run's own."""
+
+    receipts: tuple[Receipt, ...] = ()
+    made: dict[str, Receipt] = field(default_factory=dict)
+    reused: dict[str, Receipt] = field(default_factory=dict)
+    plan: ActorPlan = field(default_factory=lambda: ActorPlan(0, 0.0, 0.0))
+    lost_actors: int = 0
+    first_shard_s: float = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Thread-seconds per hop of the units that this run made."""
+        total: dict[str, float] = {}
+        for receipt in self.made.values():
+            for hop, spent in receipt.seconds.items():
+                total[hop] = total.get(hop, 0.0) + spent
+        return total
+
+
+def load_worker(spec_of: Callable[[float], WorkerSpec], gpus: float) -> Callable[[], Worker]:
+    """Return what an actor calls to become a worker."""
+    return functools.partial(Worker, spec_of(gpus))
+
+
+def encode_units(assembly: Assembly, planned: Planned, *, observer: Observer) -> Encoding:
+    """Make every unit's shard, except those whose receipts exist.
+
+    Raises:
+        UnitsFailedError: some units could not be made, after all their attempts.
+        ClusterError: actors cannot be kept alive.
+    """
+    start = time.monotonic()
+    reused = assembly.store.receipts([unit.unit_id for unit in planned.units])
+    todo = missing(planned.units, set(reused))
+    observer.event("diff", units=len(planned.units), receipts=len(reused), todo=len(todo))
+    encoding = Encoding(reused=reused)
+    if todo:
+        needs = assembly.tokenizer.resources
+        factory = functools.partial(load_worker, assembly.worker_spec)
+        pool, encoding.plan = open_pool(assembly.job.cluster, needs, factory)
+        observer.event("dispatch", units=len(todo), actors=encoding.plan.actors)
+        try:
+            _run(pool, [UnitTask(unit) for unit in todo], encoding, observer=observer, start=start)
+        finally:
+            encoding.lost_actors = pool.lost
+            pool.close()
+    receipts = reused | encoding.made
+    encoding.receipts = tuple(receipts[unit.unit_id] for unit in planned.units)
+    return encoding
+
+
+def _run(
+    pool: Pool, tasks: list[UnitTask], encoding: Encoding, *, observer: Observer, start: float
+) -> None:
+    failed: list[str] = []
+    total = sum(task.items for task in tasks) + _assets(encoding.reused)
+    _progress(encoding, total, observer)
+    for outcome in pool.run(tasks):
+        if isinstance(outcome, Finished):
+            encoding.first_shard_s = encoding.first_shard_s or time.monotonic() - start
+            encoding.made[outcome.task_id] = outcome.result
+            observer.event("write", unit=outcome.task_id, samples=outcome.result.samples)
+        else:
+            failed.append(f"{outcome.task_id} after {outcome.attempts} attempts: {outcome.error}")
+            observer.warn("a unit failed", unit=outcome.task_id, error=outcome.error)
+        _progress(encoding, total, observer)
+    if failed:
+        raise UnitsFailedError(
+            f"{len(failed)} of {len(tasks)} units failed; nothing was committed, and the next run "
+            f"does only these again. First: {failed[0]}"
+        )
+
+
+def _assets(receipts: dict[str, Receipt]) -> int:
+    return sum(receipt.assets for receipt in receipts.values())
+
+
+def _progress(encoding: Encoding, total: int, observer: Observer) -> None:
+    observer.progress(
+        _assets(encoding.reused) + _assets(encoding.made),
+        total,
+        samples=sum(receipt.samples for receipt in encoding.made.values()),
+        seconds=encoding.seconds,
+    )

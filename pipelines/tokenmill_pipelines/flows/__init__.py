@@ -1,0 +1,42 @@
+"""Prefect: a run's stages as the tasks of a flow run, on a server of the user's or a quiet one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tokenmill_pipelines.flows.server import temporary_server
+from tokenmill_pipelines.flows.settings import configure, configured, home
+
+if TYPE_CHECKING:
+    from tokenmill_pipelines.stages import Run
+
+__all__ = ["configured", "run_flow"]
+
+
+def run_flow(run: Run) -> None:
+    """Run all stages as a Prefect flow run.
+
+    Raises:
+        PrefectServerError: no API is configured and no temporary server came up.
+    """
+    configure()
+    with _api():
+        from tokenmill_pipelines.flows.tokenize import tokenize
+
+        tokenize(run)
+
+
+@contextlib.contextmanager
+def _api() -> Iterator[None]:
+    if configured():
+        yield
+        return
+    with temporary_server(home()) as url:
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield
+        finally:
+            del os.environ["PREFECT_API_URL"]

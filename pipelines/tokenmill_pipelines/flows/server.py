@@ -1,0 +1,107 @@
+"""A quiet Prefect server for one run: bound to loopback, logging to a file, ended with the run.
+
+Prefect's own ephemeral server shares the terminal with the run and prints tracebacks when it is
+ended; this one is an ordinary server process whose output goes into the Prefect home.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenmill_schemas.errors import TokenmillError
+
+#: A first start makes the database, which takes some ten seconds on two cores, more on busy ones.
+START_S = 120.0
+STOP_S = 15.0
+APP = "prefect.server.api.server:create_app"
+
+#: Services that a server of one run has no use for; each costs start-up time and polling.
+NOT_NEEDED = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+}
+
+
+class PrefectServerError(TokenmillError):
+    """The temporary Prefect server did not come up; its log says why."""
+
+
+@contextlib.contextmanager
+def temporary_server(home: Path) -> Iterator[str]:
+    """Run a Prefect server on a free loopback port; gives its API URL.
+
+    Raises:
+        PrefectServerError: it did not answer in time.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    log = home / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            _command(port),
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | NOT_NEEDED | {"PREFECT_HOME": str(home)},
+            # Ctrl-C is for the run; it ends the server itself when it has reported its own end.
+            start_new_session=True,
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{port}/api/health", log)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        _end(process)
+
+
+def _command(port: int) -> list[str]:
+    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "--log-level", "warning"]
+    return [*uvicorn, "--host", "127.0.0.1", "--port", str(port), APP]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        if _answers(url):
+            return
+        time.sleep(0.1)
+    raise PrefectServerError(f"no Prefect server came up within {START_S:g} s; see {log}")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  (our own http URL)
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
