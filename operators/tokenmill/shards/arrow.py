@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.shards.columns import unpack_rows
+from tokenmill.shards.columns import stored_row, unpack_rows
+from tokenmill.shards.gather import ByteRows, checked_rows
 from tokenmill.shards.partial import PartialFile
 from tokenmill.shards.rebatch import Rebatcher
-from tokenmill_schemas.arrow import ShardLayout, layout_of, stream_fields
+from tokenmill_schemas.arrow import ShardLayout, layout_of
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.tokens import Stream
 
@@ -126,7 +127,7 @@ class ArrowShardReader:
 
     def row_bytes(self, stream: str) -> int:
         """Return the stored bytes of one row of a fixed-shape stream."""
-        return self._gather(stream).row_bytes
+        return self._gather(stream).bytes_of.size
 
     def offsets(self, stream: str, rows: Rows) -> Rows:
         """Return where in the file the stored bytes of ``rows`` start."""
@@ -147,15 +148,17 @@ class ArrowShardReader:
         index = self._checked(rows) // max(1, self._batch_rows)
         order = np.argsort(index, kind="stable")
         pieces = []
-        for batch in np.unique(index):
-            within = rows[order][index[order] == batch] - batch * self._batch_rows
-            pieces.append(self._batch(int(batch)).select(names).take(pa.array(within)))
+        for part in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
+            if len(part):
+                batch = int(index[part[0]])
+                within = pa.array(rows[part] - batch * self._batch_rows)
+                pieces.append(self._batch(batch).select(names).take(within))
         if not pieces:
-            return wanted.empty_table().to_batches()[0] if names else wanted.empty_table()
-        table = pa.Table.from_batches(pieces).combine_chunks()
+            return pa.RecordBatch.from_pylist([], schema=wanted)
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return table.take(pa.array(back)).combine_chunks().to_batches()[0].cast(wanted)
+        arrays = pa.Table.from_batches(pieces).combine_chunks().take(pa.array(back)).columns
+        return pa.RecordBatch.from_arrays([a.combine_chunks() for a in arrays], schema=wanted)
 
     def verify(self) -> None:
         """Check every record batch against its checksum.
@@ -215,11 +218,7 @@ class ArrowShardReader:
             raise self._corrupt(f"record batch {index} cannot be read: {error}") from error
 
     def _checked(self, rows: Rows) -> Rows:
-        if len(rows) and (rows.min() < 0 or rows.max() >= self._rows):
-            raise IndexError(
-                f"{self._name} has {self._rows} rows, asked for {rows.min()} to {rows.max()}"
-            )
-        return rows
+        return checked_rows(rows, self._rows, self._name)
 
     def _gather(self, name: str) -> _Gather:
         if name not in self._gathers:
@@ -230,14 +229,10 @@ class ArrowShardReader:
         """Find where every record batch keeps the stream's rows."""
         if not stream.is_fixed:
             raise ValueError(f"the shape of stream {stream.name!r} varies: read it with columns()")
-        kind = stream_fields(stream, self._layout.packing)[0].type
-        packed = pa.types.is_fixed_size_binary(kind)
-        items = kind.byte_width if packed else kind.list_size
-        dtype = np.dtype(np.uint8 if packed else stream.storage_dtype)
+        size, dtype = stored_row(stream, self._layout.packing)
         starts = self._column_starts(stream)
-        base, step = _grid(starts, items * dtype.itemsize)
-        view = _overlapping(self._bytes, base, step, items * dtype.itemsize)
-        return _Gather(stream, view, starts, step, self._batch_rows, dtype)
+        rows = ByteRows(self._bytes, starts, size, size)
+        return _Gather(stream, rows, starts, self._batch_rows, dtype)
 
     def _column_starts(self, stream: Stream) -> Rows:
         """Return the byte offset of the stream's column in every record batch.
@@ -270,25 +265,18 @@ class _Gather:
     """Where the rows of one fixed-shape stream lie: all that a gather needs."""
 
     stream: Stream
-    view: Array
+    bytes_of: ByteRows
     starts: Rows
-    step: int
     batch_rows: int
     dtype: np.dtype[Any]
 
-    @property
-    def row_bytes(self) -> int:
-        return self.view.itemsize
-
     def offsets(self, rows: Rows) -> Rows:
         batch = rows // max(1, self.batch_rows)
-        return self.starts[batch] + (rows - batch * self.batch_rows) * self.row_bytes
+        return self.starts[batch] + (rows - batch * self.batch_rows) * self.bytes_of.size
 
     def rows(self, rows: Rows) -> Array:
         """Return a copy of the stored values: ``[len(rows), values]``."""
-        found = self.view[(self.offsets(rows) - self.starts[:1]) // self.step]
-        values: Array = found.view(self.dtype)
-        return values.reshape(len(rows), self.row_bytes // self.dtype.itemsize)
+        return self.bytes_of.take(self.offsets(rows), self.dtype)
 
 
 class ArrowFormat:
@@ -347,20 +335,3 @@ def _map(path: Path) -> pa.Buffer:
         return pa.py_buffer(b"")
     with pa.memory_map(str(path)) as source:
         return source.read_buffer()
-
-
-def _grid(starts: Rows, row_bytes: int) -> tuple[int, int]:
-    """Return the first start and the widest step on which all rows of all batches lie."""
-    if not len(starts):
-        return 0, max(1, row_bytes)
-    return int(starts[0]), int(np.gcd.reduce(np.append(starts - starts[0], row_bytes)))
-
-
-def _overlapping(data: npt.NDArray[np.uint8], base: int, step: int, size: int) -> Array:
-    """View ``data`` as items of ``size`` bytes, one starting every ``step`` bytes from ``base``.
-
-    Items overlap; only some of them are rows of the shard. None reaches beyond ``data``. An opaque
-    type of the row's size makes numpy copy a row with one memcpy, aligned or not.
-    """
-    count = (len(data) - base - size) // step + 1 if len(data) - base >= size else 0
-    return np.ndarray((count,), np.dtype(f"V{size}"), buffer=data, offset=base, strides=(step,))

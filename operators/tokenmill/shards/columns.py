@@ -63,14 +63,22 @@ def encode_streams(layout: ShardLayout, tokens: Tokens) -> list[pa.Array]:
             dtype is not the stream's.
     """
     _check_names([s.name for s in layout.spec.streams], list(tokens), "streams")
-    arrays: list[pa.Array] = []
-    for stream in layout.spec.streams:
-        fields = stream_fields(stream, layout.packing)
-        if stream.is_fixed:
-            arrays.append(_encode_fixed(stream, tokens[stream.name], fields[0].type))
-        else:
-            arrays.extend(_encode_variable(stream, list(tokens[stream.name]), fields))
-    return arrays
+    streams = layout.spec.streams
+    return [a for s in streams for a in encode_stream(s, layout.packing, tokens[s.name])]
+
+
+def encode_stream(
+    stream: Stream, packing: Packing, tokens: list[Array] | Array
+) -> tuple[pa.Array, ...]:
+    """Return the columns of one stream: its tokens and, where shapes vary, its shapes.
+
+    Raises:
+        ValueError: an id is outside its vocabulary, or a shape or dtype is not the stream's.
+    """
+    fields = stream_fields(stream, packing)
+    if stream.is_fixed:
+        return (_encode_fixed(stream, tokens, fields[0].type),)
+    return _encode_variable(stream, list(tokens), fields)
 
 
 def decode_stream(batch: pa.RecordBatch, stream: Stream, packing: Packing) -> Array | list[Array]:
@@ -83,6 +91,15 @@ def decode_stream(batch: pa.RecordBatch, stream: Stream, packing: Packing) -> Ar
         shapes = fixed_rows(batch.column(f"{stream.name}.shape"))
         return _decode_variable(column, stream, shapes, packing)
     return unpack_rows(fixed_rows(column), stream, packing)
+
+
+def stored_row(stream: Stream, packing: Packing) -> tuple[int, np.dtype[Any]]:
+    """Return the bytes of one stored row of a fixed-shape stream, and the type of its items."""
+    count = values_per_sample(stream) or 0
+    if is_packed(stream, packing):
+        return packed_bytes(count, bits_per_value(stream)), np.dtype(np.uint8)
+    dtype = np.dtype(stream.storage_dtype)
+    return count * dtype.itemsize, dtype
 
 
 def unpack_rows(rows: Array, stream: Stream, packing: Packing) -> Array:
@@ -135,7 +152,9 @@ def _no_rows(stream: Stream) -> Array:
     return np.empty((0, *(size or 0 for size in stream.shape)), stream.storage_dtype)
 
 
-def _encode_variable(stream: Stream, tokens: list[Array], fields: list[pa.Field]) -> list[pa.Array]:
+def _encode_variable(
+    stream: Stream, tokens: list[Array], fields: list[pa.Field]
+) -> tuple[pa.Array, pa.Array]:
     for array in tokens:
         _check_shape(stream, np.shape(array))
     shapes = np.array([array.shape for array in tokens], np.int32).reshape(-1, len(stream.shape))
@@ -154,9 +173,9 @@ def _encode_variable(stream: Stream, tokens: list[Array], fields: list[pa.Field]
     flat = np.concatenate(stored) if stored else np.empty(0, _item_dtype(stream, kind))
     if pa.types.is_binary(kind):
         buffers = [None, offsets.buffers()[1], pa.py_buffer(flat)]
-        return [pa.Array.from_buffers(kind, len(tokens), buffers), shape]
+        return pa.Array.from_buffers(kind, len(tokens), buffers), shape
     values = _values(flat, kind.value_type)
-    return [pa.ListArray.from_arrays(offsets, values, type=kind), shape]
+    return pa.ListArray.from_arrays(offsets, values, type=kind), shape
 
 
 def _item_dtype(stream: Stream, kind: pa.DataType) -> str:

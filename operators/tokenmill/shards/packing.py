@@ -48,6 +48,8 @@ def pack(values: npt.NDArray[Any], bits: int) -> Bytes:
     if values.ndim != 2:
         raise ValueError(f"values must be a matrix [rows, count], got shape {values.shape}")
     rows, count = values.shape
+    if not values.size:
+        return np.zeros((rows, packed_bytes(count, bits)), np.uint8)
     if bits == 1:
         ones: Bytes = values.astype(np.uint8) & np.uint8(1)
         return np.packbits(ones, axis=1, bitorder="little")
@@ -75,6 +77,8 @@ def unpack(packed: Bytes, bits: int, count: int) -> UInt:
             f"{count} values of {bits} bits are rows of {width} bytes, got shape {packed.shape}"
         )
     rows = packed.shape[0]
+    if not packed.size:
+        return np.zeros((rows, count), dtype)
     if bits == 1:
         return np.unpackbits(packed, axis=1, count=count, bitorder="little")
     if bits == 8 * dtype.itemsize:

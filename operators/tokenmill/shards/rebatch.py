@@ -34,11 +34,7 @@ class Rebatcher:
         Raises:
             ValueError: the batch has other columns than the layout.
         """
-        if not batch.schema.equals(self._schema, check_metadata=False):
-            raise ValueError(
-                f"the layout's columns are\n{self._schema.to_string(show_schema_metadata=False)}\n"
-                f"got\n{batch.schema.to_string(show_schema_metadata=False)}"
-            )
+        check_schema(batch, self._schema)
         start = 0
         while start < batch.num_rows:
             piece = batch.slice(start, self._batch_rows - self._rows)
@@ -56,19 +52,31 @@ class Rebatcher:
     def _flush(self) -> pa.RecordBatch:
         table = pa.Table.from_batches(self._held, schema=self._schema)
         self._held, self._rows = [], 0
-        arrays = [_fresh(column) for column in table.columns]
+        columns = zip(self._schema, table.columns, strict=True)
+        arrays = [_fresh(column, is_stream=_is_stream(field)) for field, column in columns]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
-def _fresh(column: pa.ChunkedArray) -> pa.Array:
+def check_schema(batch: pa.RecordBatch, schema: pa.Schema) -> None:
+    """Check that a batch has the columns of a layout; metadata may differ.
+
+    Raises:
+        ValueError: it has others.
+    """
+    if not batch.schema.equals(schema, check_metadata=False):
+        want, got = (s.to_string(show_schema_metadata=False) for s in (schema, batch.schema))
+        raise ValueError(f"the layout's columns are\n{want}\ngot\n{got}")
+
+
+def _fresh(column: pa.ChunkedArray, *, is_stream: bool) -> pa.Array:
     array = pa.concat_arrays(column.chunks)
-    if not column.num_chunks or _is_plain(array.type):
+    if is_stream:
         return array
     # A slice's bitmaps keep bits of its neighbours, and what stands under a null is anybody's
     # guess; taking every row writes both anew.
     return array.take(pa.array(np.arange(len(array))))
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether equal values have equal buffers already: token columns, which have no nulls."""
-    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_fixed_size_binary(kind))
+def _is_stream(field: pa.Field) -> bool:
+    """Whether a column holds tokens: no nulls, so that equal values have equal buffers."""
+    return b"tokenmill.stream" in (field.metadata or {})
