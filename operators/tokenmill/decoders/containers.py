@@ -126,16 +126,21 @@ def _riff(data: bytes) -> bool:
 
 def _boxes(data: bytes) -> bool:
     if data.startswith(b"\xff\x4f"):
-        return not data.rstrip(b"\0").endswith(b"\xff\xd9")
+        return _codestream(data)
     at = 0
     while at < len(data):
         size = int(struct.unpack_from(">I", data, at)[0])
         if size == 1:
             size = int(struct.unpack_from(">Q", data, at + 8)[0])
         if size == 0:  # to the end of the file
-            return data[at + 4 : at + 8] == b"jp2c" and b"\xff\xd9" not in data[-16:]
+            return data[at + 4 : at + 8] == b"jp2c" and _codestream(data)
         at += max(size, 8)
     return at > len(data)
+
+
+def _codestream(data: bytes) -> bool:
+    # JPEG 2000 data never holds 0xFF90 or above, so the end marker follows the last tile's start.
+    return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\x90")
 
 
 def _tiff(data: bytes) -> bool:
