@@ -69,11 +69,6 @@ def _clip(pixels: Pixels) -> Floats:
     return (_unit(pixels) - CLIP_MEAN[:, None, None]) / CLIP_STD[:, None, None]
 
 
-def _flextok(pixels: Pixels) -> Floats:
-    """Run ToTensor and Normalize as FlexTok's demo does."""
-    return _centred(pixels)
-
-
 def _views(picture: Picture, kind: str, **options: Any) -> Pixels:
     views = [view.pixels for view in open_view(kind, options).views(picture, "key")]
     return np.stack(views) if len(views) > 1 else views[0]
@@ -93,7 +88,7 @@ RULES_1D: dict[str, Case] = {
     "pretokenize_two_views": ("center_flip", {"size": 256}, _unit),
     "seed_squash224_bicubic": ("center_crop", {"size": 224, "rule": "squash_bicubic"}, _clip),
     "seed_squash224_bilinear": ("center_crop", {"size": 224, "rule": "squash_bilinear"}, _clip),
-    "flextok_bilinear256": ("center_crop", {"size": 256, "rule": "bilinear"}, _flextok),
+    "flextok_bilinear256": ("center_crop", {"size": 256, "rule": "bilinear"}, _centred),
 }
 RULES_2D: dict[str, tuple[Rule, Callable[[Pixels], Floats]]] = {
     "P1": ("adm", _centred),

@@ -156,7 +156,9 @@ def _short_side(side: int, source: Size) -> Size:
 def _torchvision(side: int, source: Size, kind: Filter, *, resized: int = 0) -> Fit:
     size = _short_side(resized or side, source)
     # torchvision returns a picture whose short side already fits unchanged.
-    steps = () if min(source) == min(size) else ((size, kind),)
+    steps: tuple[tuple[Size, Filter], ...] = ((size, kind),)
+    if min(source) == min(size):
+        steps = ()
     return Fit(steps, center(size if steps else source, (side, side)))
 
 
