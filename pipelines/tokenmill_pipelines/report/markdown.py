@@ -1,0 +1,55 @@
+"""The summary that a Prefect artifact or a terminal shows."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+
+from tokenmill_pipelines.report import streams, text
+from tokenmill_pipelines.report.page import fidelity, state, tiles
+from tokenmill_pipelines.report.record import RunRecord
+from tokenmill_pipelines.report.redact import redact
+
+SHOWN = 10
+
+
+def markdown_summary(record: RunRecord) -> str:
+    """Return a page of GitHub-flavoured Markdown; values from outside are escaped."""
+    parts = [
+        f"# {escape(record.job_name)}: {state(record)}",
+        f"{escape(str(redact(record.store_uri)))}, {text.duration(record.run_s)}",
+        _table(("what", "how much", ""), [tuple(map(escape, tile)) for tile in tiles(record)]),
+    ]
+    if record.wall_s:
+        rows = [(escape(stage), text.duration(spent)) for stage, spent in record.wall_s.items()]
+        parts.append(_table(("stage", "wall time"), rows))
+    for card in streams.cards(record):
+        facts = "; ".join(f"{label}: {value}" for label, value in card.facts)
+        parts.append(f"**{escape(card.name)}** ({escape(card.kind)}): {escape(facts)}")
+    if record.reconstructions:
+        parts.append(f"Reconstructions: {fidelity(record)}")
+    parts += _quarantine(record)
+    return "\n\n".join(parts) + "\n"
+
+
+def _quarantine(record: RunRecord) -> list[str]:
+    if not record.quarantine:
+        return []
+    reasons = ", ".join(f"{n} {escape(reason)}" for reason, n in sorted(record.reasons.items()))
+    rows = [
+        (escape(entry.key), escape(entry.reason), escape(entry.error))
+        for entry in record.quarantine[:SHOWN]
+    ]
+    return [f"## Quarantine\n\n{reasons}", _table(("asset", "reason", "error"), rows)]
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def escape(value: str) -> str:
+    """Return text that Markdown shows as it is, on one line and inside a table's cell."""
+    flat = html.escape(" ".join(value.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", flat)
