@@ -1,1 +1,8 @@
-"""See base.py."""
+"""The feed: reads a snapshot into a training job, deterministically and resumably."""
+
+from tokenmill.feed.columns import Batch
+from tokenmill.feed.feed import Feed
+from tokenmill.feed.files import ShardCache
+from tokenmill.feed.order import Order
+
+__all__ = ["Batch", "Feed", "Order", "ShardCache"]

@@ -1,0 +1,90 @@
+"""Rows as a training job gets them: numpy arrays per stream and per companion column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.strict import nearest
+from tokenmill_schemas.tokens import Stream
+
+Values = npt.NDArray[Any] | list[npt.NDArray[Any]]
+Batch = dict[str, Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What of a store's columns is read: some streams' tokens, and some other columns."""
+
+    layout: ShardLayout
+    streams: tuple[Stream, ...]
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, layout: ShardLayout, streams: tuple[str, ...] | None, columns: tuple[str, ...]
+    ) -> Projection:
+        """Return the projection of ``layout``; ``streams`` None means all of them.
+
+        Raises:
+            JobError: there is no such stream or column; names the nearest one.
+        """
+        there = [stream.name for stream in layout.spec.streams]
+        own = {name for s in there for name in (s, f"{s}.shape")}
+        others = [name for name in layout.schema.names if name not in own]
+        wanted = there if streams is None else list(streams)
+        _check("feed.streams", wanted, there)
+        _check("feed.columns", list(columns), others)
+        chosen = tuple(layout.spec[name] for name in wanted)
+        return cls(layout, chosen, tuple(columns))
+
+    def stored(self, stream: Stream) -> list[str]:
+        """Names of the columns that hold one stream."""
+        return [stream.name] if stream.is_fixed else [stream.name, f"{stream.name}.shape"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some rows in the order in which they were asked for; the rows of several batches."""
+
+    streams: dict[str, Values]
+    columns: dict[str, pa.Array]
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Return rows ``[start, stop)``: views of the tokens, and the columns as numpy arrays."""
+        batch: Batch = {name: values[start:stop] for name, values in self.streams.items()}
+        for name, array in self.columns.items():
+            batch[name] = to_numpy(array.slice(start, stop - start))
+        return batch
+
+
+def to_numpy(array: pa.Array) -> npt.NDArray[Any]:
+    """Return an Arrow array as numpy: numbers as they are, lists of one size as a matrix.
+
+    Text, variable lists, and integers or booleans among which there are nulls come as objects
+    (None for null); a null among floats is NaN.
+    """
+    kind = array.type
+    if pa.types.is_fixed_size_list(kind) and not array.null_count:
+        return to_numpy(array.flatten()).reshape(len(array), kind.list_size)
+    if pa.types.is_floating(kind):
+        return np.array(array.to_numpy(zero_copy_only=False))
+    if (pa.types.is_integer(kind) or pa.types.is_boolean(kind)) and not array.null_count:
+        return np.array(array.to_numpy(zero_copy_only=False))
+    out = np.empty(len(array), object)
+    out[:] = array.to_pylist()
+    return out
+
+
+def _check(path: str, wanted: list[str], there: list[str]) -> None:
+    for name in wanted:
+        if name not in there:
+            raise JobError(f"there is no {name!r}; {nearest(name, there)}", path=path)
+    if len(set(wanted)) != len(wanted):
+        raise JobError(f"names one twice: {wanted}", path=path)

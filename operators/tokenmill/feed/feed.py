@@ -1,0 +1,293 @@
+"""The feed: a snapshot as an endless, resumable, deterministic sequence of batches.
+
+Which rows make a step is a function of (snapshot, seed, step) and of nothing else: not of ranks,
+threads, or how often the job was stopped. State is therefore a position, restored at no cost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenmill.feed.columns import Batch, Chunk, Projection
+from tokenmill.feed.files import ShardCache, ShardFiles, default_cache
+from tokenmill.feed.grouped import GroupedShards
+from tokenmill.feed.mapped import MappedShards
+from tokenmill.feed.order import Order, Shuffle
+from tokenmill.feed.plan import Plan
+from tokenmill.feed.prefetch import prefetch
+from tokenmill.feed.state import FeedState, check_state, state_from_json
+from tokenmill.store import Store
+from tokenmill_schemas.arrow import values_per_sample
+from tokenmill_schemas.errors import FingerprintError, JobError, StoreError
+from tokenmill_schemas.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tokenmill.feed.tensors import TorchFeed
+
+Rows = npt.NDArray[np.int64]
+
+#: Tokens gathered at once, for several steps: they stay in the processor's cache until used.
+CHUNK_BYTES = 8 * 2**20
+CHUNK_STEPS = 256
+#: Bytes that a sample of varying shape is taken to have when a chunk is sized.
+VARIABLE_BYTES = 4096
+
+
+class Feed:
+    """Reads one snapshot of a store into one rank of a training job.
+
+    Iterating yields dicts: every stream as ``[batch_size / world_size, *stream shape]`` in its
+    storage type (ids in the narrowest unsigned type, bits as uint8, bfloat16 as its uint16 bits),
+    or a list of arrays where shapes vary; every column of ``columns`` as an array, text as
+    objects. Joined in the order of ranks, the batches of all ranks are the global batch, the same
+    for any world size. Tokens are views of a chunk of a few megabytes: copy a batch that you keep.
+
+    ``epochs`` None never ends. Otherwise iteration stops after that many epochs in all, counted
+    from the start of training and not from a restore. An iterator goes on where the last one
+    stopped; only the newest one is good.
+
+    ``drop_last`` leaves out the last samples of an epoch's order that fill no batch, other ones
+    each epoch. Without it the last batch is completed with the first samples of the same epoch, so
+    that each is seen at least once and all ranks always get equal shapes.
+
+    A step is counted as done once its batch was given out: save `state_dict` after training on it.
+    """
+
+    def __init__(
+        self,
+        store: Store | str,
+        *,
+        batch_size: int,
+        ref: int | str | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        streams: tuple[str, ...] | list[str] | None = None,
+        columns: tuple[str, ...] | list[str] = ("sample_id",),
+        shuffle: Shuffle = "block",
+        epochs: int | None = None,
+        drop_last: bool = True,
+        threads: int = 2,
+        fingerprint: str = "",
+        cache: ShardCache | None = None,
+    ) -> None:
+        """Open a snapshot; reads its manifest and no shard but the first.
+
+        Args:
+            store: A store or its URI.
+            batch_size: Samples of a step, over all ranks; a multiple of ``world_size``.
+            ref: Snapshot number or tag; None is the newest one now.
+            seed: Another seed is another order.
+            rank: This process' place among ``world_size``.
+            world_size: Number of processes that share each batch.
+            streams: Streams to read; None is all of them.
+            columns: Other columns to read.
+            shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
+            epochs: When to stop; None never.
+            drop_last: What to do with the samples that fill no batch.
+            threads: Threads that read ahead; 0 reads in the caller's.
+            fingerprint: If given, the only fingerprint that is accepted.
+            cache: Where shards of a store on an object store are kept.
+
+        Raises:
+            JobError: a setting is impossible; names it.
+            FingerprintError: the store holds tokens of another fingerprint.
+            StoreError: there is no such store or snapshot, or it shows no samples.
+        """
+        self._store = Store.open(store) if isinstance(store, str) else store
+        self.snapshot: Snapshot = self._store.snapshot(ref)
+        _check_snapshot(self.snapshot, fingerprint, self._store.uri)
+        columns_read = ["path", "samples", "format", "sha256"]
+        table = self._store.segments(self.snapshot, columns_read).combine_chunks()
+        samples = table.column("samples").to_numpy()
+        self._plan = Plan.of(samples)
+        self._order = Order(self._plan.rows, seed, shuffle)
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
+        self._check_settings()
+        layout = self._store.layout(self.snapshot)
+        names = None if streams is None else tuple(streams)
+        projection = Projection.of(layout, names, tuple(columns))
+        files = ShardFiles(self._store.storage, table, cache or ShardCache(default_cache()))
+        self._shards: MappedShards | GroupedShards = (
+            MappedShards(files, samples, projection)
+            if set(table.column("format").unique().to_pylist()) == {"arrow"}
+            else GroupedShards(files, projection)
+        )
+        self._chunk_steps = _chunk_steps(projection, batch_size // world_size)
+        self._step = 0
+        self._iterators = 0
+        self._pid = os.getpid()
+
+    @property
+    def rows(self) -> int:
+        """Samples that the snapshot shows: the length of an epoch."""
+        return self._plan.rows
+
+    @property
+    def step(self) -> int:
+        """Steps done since the start of training: the number of the next one."""
+        return self._step
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next step, from 0."""
+        return self._step // len(self)
+
+    def __len__(self) -> int:
+        """Return the number of steps of one epoch."""
+        full, rest = divmod(self.rows, self._batch_size)
+        return full + bool(rest and not self._drop_last)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._iterate()
+
+    def as_torch(
+        self, *, pin_memory: bool = False, ids: Literal["int64", "stored"] = "int64"
+    ) -> TorchFeed:
+        """Return the batches as dicts of torch tensors; text stays a list.
+
+        ``ids`` "int64" widens index streams to what embeddings and losses take. "stored" keeps the
+        narrow unsigned type, to be widened on the device: it is a quarter of the transfer or less,
+        but ``torch.uint16`` can do little else than ``.to()``. bfloat16 streams become bfloat16.
+        ``pin_memory`` has no effect without a CUDA device.
+        """
+        from tokenmill.feed.tensors import TorchFeed
+
+        return TorchFeed(self, pin_memory=pin_memory, ids=ids)
+
+    def samples_of(self, step: int) -> tuple[int, Rows]:
+        """Return the epoch of a step and the rows of its global batch, without reading data.
+
+        Rows are numbers of the snapshot's samples in manifest order; rank r of n has the r-th of n
+        equal parts of them.
+        """
+        epoch = step // len(self)
+        return epoch, self._rows_of(epoch, np.array([step]), 0, self._batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the feed stands, as under 300 bytes of JSON, for any number of ranks."""
+        return self._state().to_json()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where ``state`` was taken; iterators made before end with an error.
+
+        Raises:
+            StoreError: the state belongs to another snapshot.
+            JobError: it is no feed state, or was made with other settings.
+        """
+        wanted = state_from_json(state)
+        check_state(wanted, self._state(), uri=self._store.uri)
+        self._step = wanted.epoch * len(self) + wanted.position // self._batch_size
+        self._iterators += 1
+
+    def _state(self) -> FeedState:
+        return FeedState(
+            snapshot=self.snapshot.content_id,
+            number=self.snapshot.number,
+            seed=self._order.seed,
+            shuffle=self._order.shuffle,
+            batch_size=self._batch_size,
+            drop_last=self._drop_last,
+            epoch=self.epoch,
+            position=self._step % len(self) * self._batch_size,
+        )
+
+    def _iterate(self) -> Iterator[Batch]:
+        self._iterators += 1
+        mine, share = self._iterators, self._batch_size // self._world_size
+        self._notice_fork()
+        chunks = prefetch(
+            self._read, self._spans(), threads=self._threads, after_fork=self._notice_fork
+        )
+        with closing(chunks):
+            for first, steps, chunk in chunks:
+                for i in range(steps):
+                    if mine != self._iterators:
+                        raise JobError("the feed was restored or iterated anew: take that iterator")
+                    self._step = first + i + 1
+                    yield chunk.batch(i * share, (i + 1) * share)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yield (first step, number of steps) of each chunk; small ones first, to start quickly."""
+        step, count = self._step, 1
+        end = None if self._epochs is None else self._epochs * len(self)
+        while end is None or step < end:
+            count = min(count, self._chunk_steps, count if end is None else end - step)
+            yield step, count
+            step += count
+            count *= 2
+
+    def _read(self, span: tuple[int, int]) -> tuple[int, int, Chunk]:
+        first, count = span
+        steps = np.arange(first, first + count)
+        share = self._batch_size // self._world_size
+        epochs = range(first // len(self), (first + count - 1) // len(self) + 1)
+        rows = [
+            self._rows_of(epoch, steps[steps // len(self) == epoch], self._rank * share, share)
+            for epoch in epochs
+        ]
+        return first, count, self._shards.gather(*self._plan.locate(np.concatenate(rows)))
+
+    def _rows_of(self, epoch: int, steps: Rows, start: int, count: int) -> Rows:
+        """Return ``count`` rows of each step's global batch from its place ``start`` on."""
+        positions = (steps - epoch * len(self))[:, None] * self._batch_size
+        positions = (positions + np.arange(start, start + count)).ravel()
+        # Only without drop_last, where an epoch's last batch begins anew at its first samples.
+        return self._order.at(epoch, positions % self.rows)
+
+    def _notice_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            self._shards.reset()
+
+    def _check_settings(self) -> None:
+        batch, world = self._batch_size, self._world_size
+        if batch < 1 or world < 1 or batch % world:
+            raise JobError(
+                f"is {batch} for {world} ranks: it must be a positive multiple of world_size",
+                path="feed.batch_size",
+            )
+        if not 0 <= self._rank < world:
+            raise JobError(f"is {self._rank}, must be in [0, {world})", path="feed.rank")
+        if self._threads < 0 or (self._epochs is not None and self._epochs < 0):
+            raise JobError("threads and epochs must not be negative", path="feed")
+        if not self.rows:
+            raise StoreError(f"snapshot {self.snapshot.number} has no samples", uri=self._store.uri)
+        if not len(self):
+            raise JobError(
+                f"is {batch}, but the snapshot has {self.rows} samples: take a smaller batch or "
+                "drop_last=False",
+                path="feed.batch_size",
+            )
+
+
+def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
+    if fingerprint and snapshot.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"snapshot {snapshot.number} has fingerprint {snapshot.fingerprint[:12]}, asked for "
+            f"was {fingerprint[:12]}: its tokens are of another kind",
+            uri=uri,
+        )
+    if snapshot.tombstones:
+        raise StoreError(
+            f"snapshot {snapshot.number} hides samples, which this library cannot do yet and must "
+            "not ignore: update tokenmill",
+            uri=uri,
+        )
+
+
+def _chunk_steps(projection: Projection, share: int) -> int:
+    """Return how many steps of ``share`` rows are gathered at once."""
+    row_bytes = 64 * len(projection.columns)
+    for stream in projection.streams:
+        count = values_per_sample(stream)
+        item = np.dtype(stream.storage_dtype).itemsize
+        row_bytes += VARIABLE_BYTES if count is None else count * item
+    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, row_bytes * share)))

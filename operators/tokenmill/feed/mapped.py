@@ -1,0 +1,219 @@
+"""Arrow shards behind memory maps: any rows of any shards, in any order, in one gather.
+
+What is open lies in flat arrays: per shard its buffer and its first record batch, per record batch
+where each stream begins. A row's address then is arithmetic on whole arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tokenmill.feed.columns import Chunk, Projection, Values
+from tokenmill.feed.files import ShardFiles
+from tokenmill.feed.gather import MIN_ROW_BYTES, gather_rows
+from tokenmill.shards.arrow import ArrowShardReader
+from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
+from tokenmill_schemas.errors import CorruptShardError
+from tokenmill_schemas.tokens import Stream
+
+Rows = npt.NDArray[np.int64]
+
+#: Shards that stay mapped. A map costs address space and a few kilobytes, not memory.
+OPEN_SHARDS = 4096
+#: Views address a buffer with 31 bits: larger files are cut into overlapping windows of twice this.
+WINDOW_BITS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """One mapped shard: its windows, where its streams begin in each batch, its other columns."""
+
+    shard: int
+    windows: tuple[pa.Buffer, ...]
+    batch_rows: int
+    starts: dict[str, Rows]
+    batches: list[pa.RecordBatch | None]
+    columns: pa.ipc.RecordBatchFileReader | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Where the rows of one gather lie; stays valid when shards are closed meanwhile."""
+
+    buffers: list[pa.Buffer]
+    places: dict[str, tuple[Rows, Rows]]
+    batches: list[pa.RecordBatch]
+    index: Rows
+
+
+class MappedShards:
+    """Gathers rows of Arrow shards; threads may share it."""
+
+    def __init__(
+        self, files: ShardFiles, samples: Rows, projection: Projection, *, limit: int = OPEN_SHARDS
+    ) -> None:
+        self._files = files
+        self._samples = samples
+        self._projection = projection
+        self._limit = limit
+        packing = projection.layout.packing
+        fixed = [s for s in projection.streams if s.is_fixed]
+        sizes = {s.name: stored_row(s, packing)[0] for s in fixed}
+        self._row_bytes = {name: size for name, size in sizes.items() if size >= MIN_ROW_BYTES}
+        self._names = list(projection.columns)
+        for stream in projection.streams:
+            if stream.name not in self._row_bytes:
+                self._names += projection.stored(stream)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every open shard and lock: after a fork, whose child inherits a lock as it was."""
+        self._lock = threading.Lock()
+        self._tick = 0
+        # Per shard of the snapshot: its first buffer and batch, its batch size, when last used.
+        self._buffer = np.zeros(len(self._samples), np.int32)
+        self._first = np.full(len(self._samples), -1, np.int32)
+        self._batch_rows = np.ones(len(self._samples), np.int32)
+        self._used = np.zeros(len(self._samples), np.int32)
+        self._load([])
+
+    def gather(self, shards: Rows, rows: Rows) -> Chunk:
+        """Return row ``rows[i]`` of shard ``shards[i]`` at place i.
+
+        Raises:
+            CorruptShardError: a shard is missing or not what was committed.
+        """
+        with self._lock:
+            located = self._locate(shards, rows)
+        streams: dict[str, Values] = {}
+        table = self._take(located)
+        for stream in self._projection.streams:
+            streams[stream.name] = self._stream(stream, located, table)
+        return Chunk(streams, {name: table.column(name) for name in self._projection.columns})
+
+    def _stream(self, stream: Stream, located: _Located, table: pa.RecordBatch) -> Values:
+        packing = self._projection.layout.packing
+        if stream.name not in self._row_bytes:
+            found = decode_stream(table, stream, packing)
+            return found.copy() if isinstance(found, np.ndarray) else found
+        size, dtype = stored_row(stream, packing)
+        which, offsets = located.places[stream.name]
+        stored = gather_rows(located.buffers, which, offsets, size)
+        return unpack_rows(stored.view(dtype), stream, packing)
+
+    def _take(self, located: _Located) -> pa.RecordBatch:
+        """Return the columns that are not gathered as bytes, at the located rows."""
+        if not self._names:
+            return pa.RecordBatch.from_arrays([], names=[])
+        table = pa.Table.from_batches(located.batches).take(pa.array(located.index))
+        return table.combine_chunks().to_batches()[0]
+
+    def _locate(self, shards: Rows, rows: Rows) -> _Located:
+        self._tick += 1
+        self._used[shards] = self._tick
+        closed = self._first[shards] < 0
+        if closed.any():
+            self._open(np.unique(shards[closed]))
+        size = self._common if self._uniform else self._batch_rows[shards]
+        batch = rows // size
+        within = rows - batch * size
+        entry = self._first[shards] + batch
+        places = {name: self._place(name, shards, entry, within) for name in self._row_bytes}
+        batches, index = self._batches_of(entry, within) if self._names else ([], within)
+        return _Located(self._buffers, places, batches, index)
+
+    def _place(self, name: str, shards: Rows, entry: Rows, within: Rows) -> tuple[Rows, Rows]:
+        """Return the buffer and the offset in it of each row of a stream."""
+        which = self._buffer[shards].astype(np.int64)
+        offsets = self._starts[name][entry] + within * self._row_bytes[name]
+        if self._windowed:
+            which += offsets >> WINDOW_BITS
+            offsets &= (1 << WINDOW_BITS) - 1
+        return which, offsets
+
+    def _batches_of(self, entry: Rows, within: Rows) -> tuple[list[pa.RecordBatch], Rows]:
+        """Return the batches that hold the rows, and each row's place in them laid end to end."""
+        touched = np.zeros(len(self._owners), bool)
+        touched[entry] = True
+        entries = np.flatnonzero(touched)
+        batches = [self._batch(e) for e in entries.tolist()]
+        starts = np.zeros(len(touched), np.int64)
+        starts[entries] = np.cumsum([0, *(len(b) for b in batches[:-1])])
+        return batches, starts[entry] + within
+
+    def _batch(self, entry: int) -> pa.RecordBatch:
+        shard = self._shards[self._owners[entry]]
+        index = entry - int(self._first[shard.shard])
+        batch = shard.batches[index]
+        if batch is None and shard.columns is not None:
+            batch = shard.batches[index] = shard.columns.get_batch(index)
+        return batch
+
+    def _open(self, shards: Rows) -> None:
+        """Map shards, after letting go of those that were not used for longest."""
+        kept = self._shards
+        if len(kept) + len(shards) > self._limit:
+            room = max(0, min(self._limit // 2, self._limit - len(shards)))
+            recent = sorted(kept, key=lambda s: int(self._used[s.shard]), reverse=True)
+            needed = [s for s in recent if self._used[s.shard] == self._tick]
+            kept = recent[: max(room, len(needed))]
+        self._load([*kept, *(self._map(int(shard)) for shard in shards)])
+
+    def _load(self, shards: list[_Open]) -> None:
+        """Lay what is open out in flat arrays; gathers under way keep the old ones."""
+        self._first[:] = -1
+        self._shards = shards
+        self._uniform = len({s.batch_rows for s in shards}) < 2
+        self._common = shards[0].batch_rows if shards else 1
+        numbers = np.array([s.shard for s in shards], np.int64)
+        counts = np.array([len(s.batches) for s in shards], np.int64)
+        windows = np.array([len(s.windows) for s in shards], np.int64)
+        self._first[numbers] = np.cumsum(counts) - counts
+        self._buffer[numbers] = np.cumsum(windows) - windows
+        self._batch_rows[numbers] = [s.batch_rows for s in shards]
+        self._owners = np.repeat(np.arange(len(shards)), counts)
+        self._buffers = [buffer for s in shards for buffer in s.windows]
+        self._windowed = len(self._buffers) > len(shards)
+        none = np.empty(0, np.int64)
+        self._starts = {
+            name: np.concatenate([none, *(s.starts[name] for s in shards)])
+            for name in self._row_bytes
+        }
+
+    def _map(self, shard: int) -> _Open:
+        buffer = self._files.map(shard)
+        try:
+            reader = ArrowShardReader(buffer)
+        except CorruptShardError as error:
+            raise CorruptShardError(str(error), uri=self._files.path(shard)) from error
+        if reader.rows != self._samples[shard]:
+            raise CorruptShardError(
+                f"has {reader.rows} rows, committed were {self._samples[shard]}",
+                uri=self._files.path(shard),
+            )
+        firsts = np.arange(0, reader.rows, reader.batch_rows)
+        return _Open(
+            shard,
+            _windows(buffer),
+            reader.batch_rows,
+            {name: reader.offsets(name, firsts) for name in self._row_bytes},
+            [None] * len(firsts),
+            self._column_reader(buffer) if self._names else None,
+        )
+
+    def _column_reader(self, buffer: pa.Buffer) -> pa.ipc.RecordBatchFileReader:
+        names = self._projection.layout.schema.names
+        fields = [names.index(name) for name in self._names]
+        options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        return pa.ipc.open_file(pa.BufferReader(buffer), options=options)
+
+
+def _windows(buffer: pa.Buffer) -> tuple[pa.Buffer, ...]:
+    step = 1 << WINDOW_BITS
+    starts = range(0, buffer.size, step)
+    return tuple(buffer.slice(i, min(2 * step - 1, buffer.size - i)) for i in starts)

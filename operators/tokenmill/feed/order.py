@@ -1,0 +1,145 @@
+"""The order in which an epoch shows its rows: a function of (seed, epoch, position), not an array.
+
+Block shuffle is two permutations: blocks of neighbouring rows are dealt over the epoch, then the
+rows of a window of hundreds of dealt blocks are mixed. A window reads a few hundred contiguous
+ranges instead of as many single rows, and trains like a full shuffle (Levanter, marin#2917).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+
+from tokenmill.feed.permutation import Indices, derive_key, permute, unpermute
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.strict import nearest
+
+Shuffle = Literal["block", "full", "none"]
+SHUFFLES: tuple[str, ...] = get_args(Shuffle)
+
+#: Rows of a block: half a megabyte of 1024 two-byte tokens, one read on an object store.
+BLOCK_ROWS = 256
+#: Blocks of a window: 131,072 rows are mixed with each other.
+WINDOW_BLOCKS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Orders of all epochs over ``range(rows)``; every epoch is another permutation of it."""
+
+    rows: int
+    seed: int = 0
+    shuffle: Shuffle = "block"
+    block_rows: int = BLOCK_ROWS
+    window_blocks: int = WINDOW_BLOCKS
+
+    def __post_init__(self) -> None:
+        if self.shuffle not in SHUFFLES:
+            hint = nearest(str(self.shuffle), list(SHUFFLES))
+            raise JobError(f"is {self.shuffle!r}; {hint}", path="feed.shuffle")
+
+    def at(self, epoch: int, positions: Indices) -> Indices:
+        """Return the rows that ``epoch`` shows at ``positions``.
+
+        Raises:
+            ValueError: a position is outside ``[0, rows)``.
+        """
+        if self.shuffle == "full":
+            return permute(positions, self.rows, derive_key("rows", self.seed, epoch))
+        if self.shuffle == "block":
+            return _Blocks.of(self, epoch).at(positions)
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.rows:
+            raise ValueError(f"positions must be in [0, {self.rows})")
+        return positions
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """One epoch's block shuffle.
+
+    The epoch has ``count`` slots, each filled by one block. The last block of the store may be
+    short of rows; wherever it is dealt, the slots behind it begin ``shortfall`` rows earlier.
+    """
+
+    rows: int
+    size: int
+    count: int
+    windows: int
+    short_slot: int
+    key: int
+    seed: int
+    epoch: int
+
+    @classmethod
+    def of(cls, order: Order, epoch: int) -> _Blocks:
+        count = -(-order.rows // order.block_rows)
+        # Windows of even size, for a last one of a few blocks would hardly be shuffled.
+        windows = max(1, round(count / order.window_blocks))
+        key = derive_key("blocks", order.seed, epoch)
+        short = int(unpermute([count - 1], count, key)[0])
+        size = order.block_rows
+        return cls(order.rows, size, count, windows, short, key, order.seed, epoch)
+
+    @property
+    def shortfall(self) -> int:
+        return self.count * self.size - self.rows
+
+    def at(self, positions: Indices) -> Indices:
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.rows:
+            raise ValueError(f"positions must be in [0, {self.rows})")
+        out = np.empty(positions.shape, np.int64)
+        for window, where in _groups(self._windows(self._slots(positions))):
+            out[where] = self._within(window, positions[where])
+        return out
+
+    def _within(self, window: int, positions: Indices) -> Indices:
+        first, stop = (w * self.count // self.windows for w in (window, window + 1))
+        start, end = self._start(first), self._start(stop)
+        key = derive_key("window", self.seed, self.epoch, window)
+        mixed = permute(positions - start, end - start, key) + start
+        slots = self._slots(mixed)
+        offsets = mixed - slots * self.size
+        if self.shortfall:
+            offsets += self.shortfall * (slots > self.short_slot)
+        return _dealt(first, stop, self.count, self.key)[slots - first] * self.size + offsets
+
+    def _start(self, slot: int) -> int:
+        return slot * self.size - self.shortfall * (slot > self.short_slot)
+
+    def _slots(self, positions: Indices) -> Indices:
+        if not self.shortfall:
+            return positions // self.size
+        behind = positions >= self._start(self.short_slot + 1)
+        shifted: Indices = (positions + self.shortfall * behind) // self.size
+        return shifted
+
+    def _windows(self, slots: Indices) -> Indices:
+        """Window w holds the slots from ``w * count // windows`` to the next one's first."""
+        if self.windows == 1:
+            return np.zeros_like(slots)
+        found: Indices = ((slots + 1) * self.windows - 1) // self.count
+        return found
+
+
+@lru_cache(maxsize=16)
+def _dealt(first: int, stop: int, count: int, key: int) -> Indices:
+    """Return the blocks in the slots ``[first, stop)``: a window's worth, never all of them."""
+    blocks = permute(np.arange(first, stop), count, key)
+    blocks.flags.writeable = False
+    return blocks
+
+
+def _groups(values: Indices) -> Iterator[tuple[int, Indices | slice]]:
+    """Yield each distinct value and where it stands; positions mostly share one window."""
+    if not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    if low == high:
+        yield low, slice(None)
+        return
+    for value in np.unique(values).tolist():
+        yield value, np.flatnonzero(values == value)
