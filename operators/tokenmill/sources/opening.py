@@ -1,0 +1,111 @@
+"""Opening one asset where its listing says that it lies."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO, cast
+
+from tokenmill.sources.places import local_path
+from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_infra.storage.remote import connect, path_of
+from tokenmill_infra.storage.retry import Retry, is_denied
+from tokenmill_schemas.asset import AssetRef
+from tokenmill_schemas.errors import AssetError, Reason
+
+#: Remote objects up to this size are fetched whole, in one request; larger ones in blocks.
+WHOLE_BYTES = 64 * 2**20
+BLOCK_BYTES = 8 * 2**20
+
+
+def failure(ref: AssetRef, reason: Reason, message: str) -> AssetError:
+    """Return the error of the stage ``fetch`` for ``ref``."""
+    return AssetError(
+        reason, f"{ref.key}: {message}", uri=without_credentials(ref.uri), stage="fetch"
+    )
+
+
+@contextmanager
+def as_asset_errors(ref: AssetRef) -> Iterator[None]:
+    """Turn what storage raises into an AssetError; a TransientError passes.
+
+    Raises:
+        AssetError: ``not_found`` or ``unreadable``.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise failure(ref, Reason.NOT_FOUND, "is not there any more") from error
+    except (OSError, ValueError) as error:
+        text = f"cannot be read: {type(error).__name__}: {error}"
+        raise failure(ref, Reason.UNREADABLE, text) from error
+    except Exception as error:
+        if not is_denied(error):
+            raise
+        raise failure(ref, Reason.UNREADABLE, f"access denied: {type(error).__name__}") from error
+
+
+def open_asset(ref: AssetRef, options: Mapping[str, Any]) -> BinaryIO:
+    """Open a whole file, or the byte range that ``ref.locator`` names, seekable.
+
+    Raises:
+        AssetError: ``not_found``, ``unreadable``, ``changed`` (of another size than listed), or
+            ``truncated`` (a range that ends behind the file).
+        TransientError: the storage failed after its retries.
+    """
+    path = local_path(ref.uri)
+    with as_asset_errors(ref):
+        if not ref.uri:
+            raise failure(ref, Reason.NOT_FOUND, "its listing gives no uri")
+        if ref.locator.startswith("bytes="):
+            return _open_range(ref, path, options)
+        return _open_local(ref, path) if path is not None else _open_remote(ref, options)
+
+
+def _open_local(ref: AssetRef, path: str) -> BinaryIO:
+    # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise failure(ref, Reason.UNREADABLE, "is not a regular file")
+        _check_size(ref, found.st_size)
+    except AssetError:
+        file.close()
+        raise
+    return file
+
+
+def _check_size(ref: AssetRef, size: int) -> None:
+    if ref.size_bytes >= 0 and size != ref.size_bytes:
+        text = f"has {size} bytes, was listed with {ref.size_bytes}: list again"
+        raise failure(ref, Reason.CHANGED, text)
+
+
+def _open_remote(ref: AssetRef, options: Mapping[str, Any]) -> BinaryIO:
+    fs, key = connect(ref.uri, options), path_of(ref.uri)
+    what = f"fetching {without_credentials(ref.uri)}"
+    if ref.size_bytes > WHOLE_BYTES:
+        opened = Retry().call(lambda: fs.open(key, "rb", block_size=BLOCK_BYTES), what=what)
+        return cast("BinaryIO", opened)
+    data = Retry().call(lambda: fs.cat_file(key), what=what)
+    _check_size(ref, len(data))
+    return io.BytesIO(data)
+
+
+def _open_range(ref: AssetRef, path: str | None, options: Mapping[str, Any]) -> BinaryIO:
+    start, stop = map(int, ref.locator.removeprefix("bytes=").split("-"))
+    if path is not None:
+        with open(path, "rb") as file:  # noqa: PTH123 - a path may hold bytes that are not UTF-8
+            file.seek(start)
+            data = file.read(stop - start)
+    else:
+        fs, key = connect(ref.uri, options), path_of(ref.uri)
+        what = f"fetching {without_credentials(ref.uri)}"
+        data = Retry().call(lambda: fs.cat_file(key, start=start, end=stop), what=what)
+    if len(data) != stop - start:
+        raise failure(ref, Reason.TRUNCATED, f"{ref.locator} ends behind the file")
+    return io.BytesIO(data)
