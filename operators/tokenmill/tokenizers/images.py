@@ -8,7 +8,7 @@ TF32 is left as the process has it, which is off unless somebody turned it on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +84,9 @@ class ImageEncoder:
             raise TypeError(f"{type(network).__name__} is not a torch module")
         self.device = torch.device(device)
         self.layout = _layout(self.device, dtype)
-        self.network: Any = network.eval().requires_grad_(False)
-        self.network.to(self.device, memory_format=self.layout)
+        module = cast("Any", network)  # the stubs of Module.to leave out memory_format
+        module.eval().requires_grad_(False).to(self.device, memory_format=self.layout)
+        self.network = module
         self.spec = spec
         self.normalisation = normalisation
         self.dtype = dtype

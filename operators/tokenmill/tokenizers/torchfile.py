@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ _BOOKKEEPING = frozenset(
     {"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf", "argparse", "pathlib"}
     | {"numpy", "typing", "collections", "_codecs"}
 )
+
+#: What torch's reader raises on bytes that are no checkpoint, or only a part of one.
+_MALFORMED = (
+    RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error,
+    AssertionError,
+)  # fmt: skip
 
 
 class Inert:
@@ -46,7 +53,7 @@ def read_torch(path: Path, name: str) -> Any:
             f"{name} is not a torch file of tensors only; reading the rest would run code from it, "
             f"so it is refused: save its state dict as safetensors ({_first_line(error)})"
         ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"{name} is not a whole torch file: {_first_line(error)}") from error
 
 
