@@ -1,0 +1,64 @@
+"""Model folders as the Hugging Face libraries write them: a config.json with the weights beside it.
+
+A folder is named by a local path, ``hf://owner/repo[@revision][/subfolder]``, or any other fsspec
+URL; a name whose last part has a weights file's suffix is that file instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenmill.tokenizers.locate import INDEX, RANDOM, local_file
+from tokenmill_schemas.errors import CheckpointError
+
+CONFIG = "config.json"
+FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", INDEX)
+
+
+def is_folder(checkpoint: str) -> bool:
+    """Whether a checkpoint names a model folder, by its form alone unless it is local."""
+    if not checkpoint or checkpoint.startswith(RANDOM):
+        return False
+    if "://" not in checkpoint and Path(checkpoint).expanduser().exists():
+        return Path(checkpoint).expanduser().is_dir()
+    return not checkpoint.endswith(FILES)
+
+
+def folder_config(folder: str) -> dict[str, Any]:
+    """Return the folder's config.json.
+
+    Raises:
+        CheckpointError: it has none, or that is not a JSON object.
+        TransientError: a remote place did not answer.
+    """
+    name = _inside(folder, CONFIG)
+    try:
+        config = json.loads(local_file(name).read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{name} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{name} must be a JSON object, got {type(config).__name__}")
+    return config
+
+
+def folder_weights(folder: str, names: Sequence[str]) -> str:
+    """Return the name of the first of the weights files ``names`` that the folder has.
+
+    Raises:
+        CheckpointError: it has none of them.
+        TransientError: a remote place did not answer.
+    """
+    for name in names:
+        try:
+            local_file(_inside(folder, name))
+        except CheckpointError:
+            continue
+        return _inside(folder, name)
+    raise CheckpointError(f"{folder} has none of {', '.join(names)}")
+
+
+def _inside(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
