@@ -17,7 +17,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from tokenmill_infra.cluster.tasks import Done, Event, Factory, Failed, Lost, Ready, Task
+from tokenmill_infra.cluster.tasks import Done, Event, Factory, Failed, Host, Lost, Ready, Task
 from tokenmill_schemas.errors import JobError
 
 #: Object store of a cluster of our own: only tasks and receipts pass through it.
@@ -49,15 +49,17 @@ class ActorShape:
 class RayHost:
     """The actor: a host and nothing else."""
 
-    def __init__(self, factory: Factory) -> None:
-        self._host = factory()
+    def __init__(self) -> None:
+        self._host: Host | None = None
 
-    def ready(self) -> bool:
-        """Answer once loading is over."""
-        return True
+    def load(self, factory: Factory) -> None:
+        """Make the host; not in the constructor, where Ray would hide what it raises."""
+        self._host = factory()
 
     def run(self, task: Any) -> Any:
         """Run one task."""
+        if self._host is None:
+            raise RuntimeError("the actor was given a task before it had loaded")
         return self._host.run(task)
 
 
@@ -134,9 +136,9 @@ class RayBackend:
 
     def start(self, actor: int) -> None:
         """Ask Ray for an actor; it waits there until the cluster has room."""
-        handle: Any = self._remote.remote(self._factory)
+        handle: Any = self._remote.remote()
         self._actors[actor] = handle
-        self._calls[handle.ready.remote()] = (actor, -1)
+        self._calls[handle.load.remote(self._factory)] = (actor, -1)
 
     def submit(self, actor: int, lease: int, task: Task) -> None:
         """Begin a call."""
@@ -160,9 +162,6 @@ class RayBackend:
             result = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             return Failed(actor, lease, _cause(error))
-        except ray.exceptions.ActorDiedError as error:
-            cause = _init_error(error)
-            return Failed(actor, -1, cause) if cause else Lost(actor, _first_line(error))
         except ray.exceptions.RayError as error:
             return Lost(actor, _first_line(error))
         return Ready(actor) if lease < 0 else Done(actor, lease, result)
@@ -185,12 +184,6 @@ class RayBackend:
 def _cause(error: ray.exceptions.RayTaskError) -> Exception:
     cause = error.cause
     return cause if isinstance(cause, Exception) else error
-
-
-def _init_error(error: ray.exceptions.ActorDiedError) -> Exception | None:
-    """Return what the actor's constructor raised, if that is why it died."""
-    cause = getattr(error, "cause", None) or error.__cause__
-    return _cause(cause) if isinstance(cause, ray.exceptions.RayTaskError) else None
 
 
 def _first_line(error: Exception) -> str:

@@ -39,4 +39,14 @@ def _api() -> Iterator[None]:
         try:
             yield
         finally:
+            _drain()
             del os.environ["PREFECT_API_URL"]
+
+
+def _drain() -> None:
+    """Send what Prefect's threads still hold while there is a server to take it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)

@@ -6,9 +6,11 @@ database, and the pool already knows which units are left.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
@@ -20,8 +22,11 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from tokenmill_infra.observe import Observer
-from tokenmill_pipelines.stages import STAGES, Run, run_stage
+from tokenmill_infra.observe import Observer, PlainObserver
+from tokenmill_pipelines.report import markdown_summary
+from tokenmill_pipelines.reporting import make_record
+from tokenmill_pipelines.stages import STAGES, Run, open_run, run_stage
+from tokenmill_schemas.job import job_table, parse_job
 
 #: Seconds between two updates of the progress artifact.
 EVERY_S = 5.0
@@ -65,32 +70,47 @@ class ArtifactObserver:
             update_progress_artifact(self._artifact, share)
 
 
-def _stage_task(name: str, stage: Callable[[Run], None]) -> Callable[[Run], None]:
+def _stage_task(name: str, stage: Callable[[Run], None]) -> Callable[[], None]:
+    """Return a task without parameters: a `Run` is live state, which Prefect need not look at."""
+
     @task(name=name, cache_policy=NO_CACHE, persist_result=False)
-    def run_one(run: Run) -> None:
-        run_stage(run, name, stage)
+    def run_one() -> None:
+        run_stage(_RUN.get(), name, stage)
 
     return run_one
 
 
-@flow(name="tokenize", validate_parameters=False, persist_result=False)
-def tokenize_flow(run: Run) -> None:
-    """Run the stages of a prepared run, one task each."""
+#: The run that the flow is about, while it runs.
+_RUN: ContextVar[Run] = ContextVar("tokenmill_run")
+
+
+@flow(name="tokenize", persist_result=False)
+def tokenize_flow(job: dict[str, Any], base: str = "") -> None:
+    """Run a job: its table as in a job file, and the folder that its relative paths start from."""
+    if _RUN.get(None) is not None:
+        _run_tasks(_RUN.get())
+        return
+    with open_run(parse_job(job, base=base), PlainObserver(sys.stderr)) as run:
+        token = _RUN.set(run)
+        try:
+            _run_tasks(run)
+        finally:
+            _RUN.reset(token)
+
+
+def _run_tasks(run: Run) -> None:
     run.observer = ArtifactObserver(run.observer)
     for name, stage in STAGES:
-        _stage_task(name, stage)(run)
-    create_markdown_artifact(summary_of(run), key="tokenize-report")
-
-
-def summary_of(run: Run) -> str:
-    """Return the run's report in Markdown."""
-    from tokenmill_pipelines.report import markdown_summary
-    from tokenmill_pipelines.reporting import make_record
-
-    return markdown_summary(make_record(run, pictures=False))
+        _stage_task(name, stage)()
+    summary = markdown_summary(make_record(run, pictures=False))
+    create_markdown_artifact(summary, key="tokenize-report")
 
 
 def tokenize(run: Run) -> None:
-    """Run the flow, named after the job."""
-    named = tokenize_flow.with_options(flow_run_name=run.assembly.job.name)
-    named(run)
+    """Run a prepared run as a flow run that is named after its job."""
+    job = run.assembly.job
+    token = _RUN.set(run)
+    try:
+        tokenize_flow.with_options(flow_run_name=job.name)(job_table(job), job.base)
+    finally:
+        _RUN.reset(token)
