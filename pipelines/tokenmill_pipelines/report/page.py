@@ -93,12 +93,12 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
     samples, tokens = total.get("samples", 0), total.get("tokens", 0)
     stored = total.get("bytes", 0)
     bits = f"{8 * stored / tokens:.3g} bits a token" if tokens else ""
-    new = f"{text.count(done.get('samples', 0))} by this run"
+    new = f"{text.count(done.get('samples', 0))} new"
     reused = done.get("reused_units", 0)
-    lost = total.get("quarantined", 0)
+    lost = total.get("rejected", 0)
     share = text.percent(lost / total["assets"]) + " of assets" if total.get("assets") else ""
     return [
-        ("assets", text.count(total.get("assets", 0)), f"{total.get('filtered', 0):,} filtered"),
+        ("assets", text.count(total.get("assets", 0)), f"{text.count(done.get('assets', 0))} new"),
         ("samples", text.count(samples), new),
         (
             "tokens",
@@ -108,8 +108,8 @@ def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         ("stored", text.size(stored), bits),
         ("samples/s", text.rate(record.rate("samples")), f"{_actors(record)}"),
         ("tokens/s", text.rate(record.rate("tokens")), f"{record.bottleneck or 'nothing'} limits"),
-        ("units", text.count(total.get("units", 0)), f"{text.count(reused)} reused"),
-        ("quarantined", text.count(lost), share),
+        ("shards", text.count(total.get("shards", 0)), f"{text.count(reused)} units reused"),
+        ("without samples", text.count(lost), share),
     ]
 
 

@@ -50,9 +50,9 @@ class Quarantined:
 class RunRecord:
     """Everything that one run's report says.
 
-    ``totals`` is what the snapshot holds (assets, samples, tokens, bytes, units, quarantined,
-    filtered), ``done`` the part of it that this run did (the same names, and ``reused_units``);
-    a resumed or incremental run did less than the snapshot holds. ``hop_seconds`` are
+    ``totals`` is what the snapshot holds (assets, samples, tokens, bytes, shards, and the assets
+    ``rejected``), ``done`` the part of it that this run did (assets, samples, tokens, and
+    ``reused_units``): a resumed or incremental run did less. ``hop_seconds`` are
     thread-seconds, ``wall_s`` the wall time of each stage; ``threads`` the threads of each hop in
     the whole run. ``statistics`` is what `TokenStatistics.to_json` gives. ``facts`` are counts of
     what happened beside the work (attempts, dead actors, lowered batches). ``reasons`` counts all

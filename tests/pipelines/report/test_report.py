@@ -72,7 +72,14 @@ def record(**changes: Any) -> RunRecord:
         ended_at=START + dt.timedelta(seconds=50),
         snapshot_number=3,
         committed=True,
-        totals={"assets": 60, "samples": 50, "tokens": 200, "bytes": 400, "quarantined": 3},
+        totals={
+            "assets": 60,
+            "samples": 50,
+            "tokens": 200,
+            "bytes": 400,
+            "rejected": 3,
+            "shards": 4,
+        },
         done={"samples": 40, "tokens": 160, "assets": 45, "reused_units": 2},
         hop_seconds={"decode": 30.0, "encode": 25.0, "write": 0.5},
         threads={"decode": 4},
@@ -142,9 +149,11 @@ def test_a_page_says_what_was_done() -> None:
     shown = " ".join(Page(write_report(record())).text.split())
     for phrase in (
         "snapshot 3",
-        "40 by this run",
+        "40 new",
         "16 bits a token",
         "encode limits",
+        "2 units reused",
+        "without samples 3 5.0 % of assets",
         "of 1,000 (",
         "of 18 stored",
         "h 2 x w 2",
