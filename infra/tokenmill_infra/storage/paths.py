@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 LOCAL_SCHEMES = ("file", "local")
 
@@ -29,8 +28,8 @@ def local_root(uri: str) -> Path | None:
 
 def without_credentials(uri: str) -> str:
     """Return ``uri`` without ``user:password@`` and without a query, so that it may be logged."""
-    if "://" not in uri:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
         return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}".rstrip("/")

@@ -33,10 +33,12 @@ RETRYABLE_CODES = {
 RETRYABLE_NAMES = {
     "ClientConnectionError",
     "ClientPayloadError",
+    "ConnectionError",
     "HTTPClientError",
     "IncompleteReadError",
     "ProxyConnectionError",
     "ResponseStreamingError",
+    "Timeout",
 }
 DENIED_NAMES = {"NoCredentialsError", "PartialCredentialsError"}
 
