@@ -115,14 +115,14 @@ def _in_table(row: Row, url: str, number: int, version: str) -> Row:
 
 
 def _batches(table: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the columns ``names``; with none of them, batches of rows without columns."""
+    """Yield the columns ``names``; with none of them, a column of nulls that counts the rows."""
     if names:
         yield from table.iter_batches(BATCH_ROWS, columns=names)
         return
     rows = table.metadata.num_rows
     for start in range(0, rows, BATCH_ROWS):
         count = min(BATCH_ROWS, rows - start)
-        yield pa.RecordBatch.from_pylist([{} for _ in range(count)], pa.schema([]))
+        yield pa.RecordBatch.from_arrays([pa.nulls(count)], ["rows"])
 
 
 def _cast(batch: pa.RecordBatch, schema: pa.Schema, url: str) -> list[pa.Array]:

@@ -131,7 +131,7 @@ class Scan:
             return
         while True:
             # tarfile keeps every header it has seen; a large archive would fill the memory.
-            archive.members = []
+            archive.members = []  # type: ignore[attr-defined]  # public, but not in typeshed
             at = archive.offset
             try:
                 info = archive.next()

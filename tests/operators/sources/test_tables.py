@@ -47,7 +47,8 @@ def test_jsonl_types_are_inferred_over_all_lines(folder: Path) -> None:
 
 def test_jsonl_faults_name_the_line_or_the_column(folder: Path) -> None:
     """A line that is no object, and a column of two types."""
-    mixed = _jsonl(folder / "mixed.jsonl", [{"uri": "a", "n": 1}, {"uri": "b", "n": "one"}])
+    rows: list[dict[str, Any]] = [{"uri": "a", "n": 1}, {"uri": "b", "n": "one"}]
+    mixed = _jsonl(folder / "mixed.jsonl", rows)
     with pytest.raises(JobError, match=r"source\.types\.n: .* line 2"):
         JsonlSource((mixed,), columns=("n",)).companions()
     with pytest.raises(JobError, match=r"source\.types\.n"):
@@ -60,7 +61,7 @@ def test_jsonl_faults_name_the_line_or_the_column(folder: Path) -> None:
 def test_jsonl_base_key_and_null_uris(folder: Path) -> None:
     """``base`` replaces the listing's folder; a row without uri is listed and not found."""
     (folder / "lists").mkdir()
-    rows = [{"uri": "0.jpg", "id": "cat"}, {"uri": None, "id": None}]
+    rows: list[dict[str, Any]] = [{"uri": "0.jpg", "id": "cat"}, {"uri": None, "id": None}]
     url = _jsonl(folder / "lists" / "l.jsonl", rows)
     source = JsonlSource((url,), key="id", base=str(folder / "img"))
     refs = check_source(source, bad=frozenset({"l#2"}))
