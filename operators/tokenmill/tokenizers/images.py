@@ -156,9 +156,16 @@ def _layout(device: torch.device, dtype: Dtype) -> torch.memory_format:
 
 
 def to_host(value: Tensor, stream: Stream) -> npt.NDArray[Any]:
-    """Return a stream's tensor as an array of its storage type (bfloat16 as its uint16 bits)."""
+    """Return a stream's tensor as an array of its storage type (bfloat16 as its uint16 bits).
+
+    Raises:
+        ValueError: a latent is infinite or no number in that type, as of a network that overflows
+            in float16.
+    """
     if stream.kind == "float":
         value = value.to(TORCH_DTYPES[stream.dtype]).contiguous()
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"latents are not finite as {stream.dtype}; choose another dtype")
         if stream.dtype == "bfloat16":
             value = value.view(torch.int16)
         return value.cpu().numpy().view(stream.storage_dtype)

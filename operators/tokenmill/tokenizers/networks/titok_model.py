@@ -89,11 +89,9 @@ class TiTokNetwork(nn.Module):
     def _codes(self, values: Tensor) -> Tensor:
         """Return the decoder's input ``[B, C, 1, n]`` of stored tokens."""
         count, whole = values.shape[1], self.config.num_latent_tokens
-        least = 1 if self.config.tail_drop else whole
-        if not least <= count <= whole:
-            raise JobError(
-                f"titok decodes {least} to {whole} tokens with this variant, got {count}"
-            )
+        if not (count == whole or (self.config.tail_drop and 0 < count < whole)):
+            takes = f"1 to {whole}" if self.config.tail_drop else f"whole sequences of {whole}"
+            raise JobError(f"this titok decodes {takes} tokens, got {count}")
         if self.config.quantize_mode == "vq":
             return self.quantize.codes(values.unsqueeze(1))
         return values[..., : self.config.token_size].transpose(1, 2).unsqueeze(2)
