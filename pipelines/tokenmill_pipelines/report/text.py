@@ -29,7 +29,9 @@ def rate(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration: ``0.42 s``, ``42.0 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """Return a duration: ``4.2 ms``, ``0.42 s``, ``42.0 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 59.95:

@@ -369,7 +369,12 @@ def test_numbers_read_well() -> None:
     ]
     assert [text.size(n) for n in (999, 1_000, 1.5e6, 2e12)] == ["999 B", "1 kB", "1.5 MB", "2 TB"]
     assert [text.rate(n) for n in (0, 0.0123, 45.678, 1234)] == ["0", "0.0123", "45.7", "1,234"]
-    assert [text.duration(s) for s in (1.5, 59.96, 3725)] == ["1.50 s", "1 min 0 s", "1 h 2 min"]
+    assert [text.duration(s) for s in (0.0042, 1.5, 59.96, 3725)] == [
+        "4.2 ms",
+        "1.50 s",
+        "1 min 0 s",
+        "1 h 2 min",
+    ]
     assert [text.percent(p) for p in (0, 0.0004, 0.032, 0.5, 0.995, 1)] == [
         "0 %",
         "< 0.1 %",

@@ -1,0 +1,275 @@
+"""The commands: each reads its options, asks the library, and shows the answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokenmill_pipelines.cli import output
+from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
+
+if TYPE_CHECKING:
+    from tokenmill_pipelines.stages import RunResult
+
+SETTINGS: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,  # plain help starts faster and greps better
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(
+    help="Tokenize image, video and 3D corpora into versioned stores, and read them.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad job or usage, 3 done with quarantine.",
+    **SETTINGS,
+)
+samples_app = typer.Typer(help="Get real pictures to try things on.", **SETTINGS)
+tokenizers_app = typer.Typer(help="See which tokenizers there are.", **SETTINGS)
+app.add_typer(samples_app, name="samples")
+app.add_typer(tokenizers_app, name="tokenizers")
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (TOML).")]
+StoreUri = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder or URL.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change a key of the job; repeatable."),
+]
+Ref = Annotated[str | None, typer.Option("--ref", help="Snapshot number or tag; else the newest.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("tokenmill"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tokenize image, video and 3D corpora into versioned stores, and read them."""
+
+
+def _show(value: Any, renderer: str, *, as_json: bool) -> None:
+    if as_json:
+        output.document(value)
+        return
+    from tokenmill_pipelines.cli import render
+
+    getattr(render, renderer)(value)
+
+
+def _finish(result: RunResult, *, as_json: bool) -> None:
+    _show(asdict(result), "result", as_json=as_json)
+    if result.quarantined:
+        raise typer.Exit(QUARANTINE)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    sets: Sets = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Run as a Prefect flow, also without an API.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tokenize what a job's source lists and its store lacks."""
+    with guard(as_json=as_json, debug=debug) as observer:
+        from tokenmill_pipelines.flows.settings import configured
+        from tokenmill_pipelines.stages import run_job
+        from tokenmill_schemas.job import read_job
+
+        read = read_job(job, overrides=tuple(sets or ()))
+        result = run_job(read, observer=observer, prefect=prefect or configured())
+        _finish(result, as_json=as_json)
+
+
+@app.command()
+def plan(job: JobFile, sets: Sets = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Say what a run of a job would do; nothing becomes visible in its store."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli.stores import describe_stream
+        from tokenmill_pipelines.stages import plan_job
+        from tokenmill_schemas.job import read_job
+
+        summary = plan_job(read_job(job, overrides=tuple(sets or ())))
+        value = {name: getattr(summary, name) for name in summary.__slots__}
+        value["spec"] = summary.spec.to_json()
+        value["streams"] = [describe_stream(stream) for stream in summary.spec.streams]
+        _show(value, "plan", as_json=as_json)
+
+
+@app.command()
+def retry(
+    store: StoreUri,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", help="Only assets quarantined for this reason; repeatable."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tokenize a store's quarantined assets again, by the job that made its newest snapshot."""
+    with guard(as_json=as_json, debug=debug) as observer:
+        from tokenmill_pipelines.stages import retry_store
+
+        result = retry_store(store, reasons=tuple(reason or ()), observer=observer)
+        _finish(result, as_json=as_json)
+
+
+@app.command()
+def show(store: StoreUri, ref: Ref = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Show what a version of a store holds."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill.store import Store
+        from tokenmill_pipelines.cli.stores import describe_store
+
+        _show(describe_store(Store.open(store), ref), "store", as_json=as_json)
+
+
+@app.command()
+def log(store: StoreUri, as_json: Json = False, debug: Debug = False) -> None:
+    """List the versions of a store, newest first."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill.store import Store
+        from tokenmill_pipelines.cli.stores import describe_log
+
+        _show(describe_log(Store.open(store)), "log", as_json=as_json)
+
+
+@app.command()
+def verify(
+    store: StoreUri,
+    ref: Ref = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only look whether the files are there.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read a version's files back and prove what it claims; exit code 1 if they do not."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill.store import Store
+        from tokenmill_pipelines.cli.stores import verify as verify_version
+
+        value = verify_version(Store.open(store), ref, deep=not quick)
+        _show(value, "verified", as_json=as_json)
+        if not value["sound"]:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def tag(
+    store: StoreUri,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name; it never moves.")],
+    ref: Annotated[
+        str | None, typer.Argument(metavar="REF", help="Snapshot number or tag; else the newest.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Name a version of a store for ever."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill.store import Store
+
+        snapshot = Store.open(store).tag(name, ref)
+        value = {"tag": name, "number": snapshot.number, "content_id": snapshot.content_id}
+        if as_json:
+            output.document(value)
+        else:
+            output.facts([("tag", name), ("snapshot", snapshot.number)])
+
+
+@app.command()
+def feed(
+    store: StoreUri,
+    ref: Ref = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Over all ranks.")] = 8,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="How many to read.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
+    world_size: Annotated[int, typer.Option("--world-size", help="Number of ranks.")] = 1,
+    rank: Annotated[int, typer.Option("--rank", help="Which rank to be.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read batches as a trainer would; print the first ones and the speed."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill.feed import Feed
+        from tokenmill_pipelines.cli.stores import read_batches
+
+        opened = Feed(
+            store, ref=ref, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        _show(read_batches(opened, batches), "batches", as_json=as_json)
+
+
+@samples_app.command("list")
+def list_samples(as_json: Json = False, debug: Debug = False) -> None:
+    """List the corpora that can be fetched."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli import catalogues
+
+        _show(catalogues.list_samples(), "samples", as_json=as_json)
+
+
+@samples_app.command("fetch")
+def fetch_samples(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A corpus of `samples list`.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to put it in.")] = Path("samples"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Download a corpus, check it, and print the folder that it is in."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.samples.fetch import fetch
+
+        path = fetch(name, to)
+        output.document({"name": name, "path": str(path)}) if as_json else print(path)
+
+
+@samples_app.command("path")
+def path_of_samples(as_json: Json = False, debug: Debug = False) -> None:
+    """Print the folder of the corpus that ships with the repository."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli.catalogues import shipped_samples
+
+        path = shipped_samples()
+        output.document({"path": str(path)}) if as_json else print(path)
+
+
+@tokenizers_app.command("list")
+def list_tokenizers(as_json: Json = False, debug: Debug = False) -> None:
+    """List the kinds of tokenizers."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli import catalogues
+
+        _show(catalogues.list_tokenizers(), "tokenizers", as_json=as_json)
+
+
+@tokenizers_app.command("describe")
+def describe_tokenizer(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind, or package.module:Class.")],
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="One of the kind's variants.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=1, help="Side of a view in pixels.")] = 256,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show the keys and variants of a tokenizer, and what its tokens are."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli import catalogues
+
+        value = catalogues.describe_tokenizer(kind, variant, size)
+        _show(value, "tokenizer", as_json=as_json)

@@ -1,0 +1,100 @@
+"""What the commands about tokenizers and sample corpora say, as JSON documents."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import tokenmill_pipelines
+from tokenmill.plugins import find, kinds
+from tokenmill.tokenizers import open_tokenizer
+from tokenmill_pipelines.cli.stores import describe_stream
+from tokenmill_pipelines.samples.catalogue import catalogue
+from tokenmill_schemas.errors import JobError
+
+PACKAGE = "tokenmill.tokenizers"
+
+
+def list_tokenizers() -> list[dict[str, str]]:
+    """Return the kinds with the first line of what each module says; nothing is imported."""
+    return [{"kind": kind, "summary": _summary(f"{PACKAGE}.{kind}")} for kind in kinds(PACKAGE)]
+
+
+def _summary(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    path = Path(spec.origin) if spec and spec.origin else None
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else None
+    return (doc or "").partition("\n")[0]
+
+
+def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, Any]:
+    """Return a kind's keys and variants, and the tokens of a ``size`` x ``size`` view.
+
+    Without ``variant`` the streams are left out where the tokenizer has no default one.
+
+    Raises:
+        JobError: no such kind or variant, or it does not take views of that size.
+    """
+    cls = find(PACKAGE, kind, path="tokenizer.kind")
+    module = sys.modules[cls.__module__]
+    described = {
+        "kind": kind,
+        "summary": inspect.cleandoc(module.__doc__ or cls.__doc__ or ""),
+        "keys": [_key(field) for field in dataclasses.fields(cls)],
+        "variants": list(getattr(module, "VARIANTS", ())),
+    }
+    try:
+        tokenizer = open_tokenizer(kind, variant=variant)
+        streams = tokenizer.spec((size, size)).streams
+    except JobError:
+        if variant is not None:
+            raise
+        return described | {"streams": []}
+    return described | {
+        "streams": [describe_stream(stream) for stream in streams],
+        "default_view": tokenizer.default_view,
+        "resources": dataclasses.asdict(tokenizer.resources),
+    }
+
+
+def _key(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    default: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    required = default is dataclasses.MISSING
+    kind = field.type if isinstance(field.type, str) else field.type.__name__
+    return {"key": field.name, "type": kind, "default": None if required else default}
+
+
+def list_samples() -> list[dict[str, Any]]:
+    """Return the corpora that can be fetched."""
+    return [
+        {
+            "name": sample.name,
+            "assets": sample.assets,
+            "download_bytes": sample.download_bytes,
+            "licence": sample.licence,
+            "summary": sample.summary,
+        }
+        for sample in catalogue()
+    ]
+
+
+def shipped_samples() -> Path:
+    """Return the folder of the sample corpus that lies beside the package in the repository.
+
+    Raises:
+        JobError: tokenmill was installed from a wheel, which has no pictures.
+    """
+    folder = Path(tokenmill_pipelines.__path__[0]).parent / "samples"
+    if not (folder / "listing.jsonl").is_file():
+        raise JobError(
+            "the sample corpus is in tokenmill's repository and not in this installation; "
+            "`tokenmill samples fetch NAME` gets another one"
+        )
+    return folder

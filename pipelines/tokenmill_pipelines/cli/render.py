@@ -1,0 +1,164 @@
+"""The documents of the commands as people read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenmill_pipelines.cli.output import facts, table
+from tokenmill_pipelines.report import text
+
+SHOWN_QUARANTINE = 20
+
+
+def result(value: dict[str, Any]) -> None:
+    """Show what a run did."""
+    state = "" if value["committed"] else ", nothing new"
+    done = value["done"]
+    table(
+        "",
+        ("", "new", "in the store"),
+        [
+            (name, done.get(name, 0), value["totals"].get(name, 0))
+            for name in ("assets", "samples", "tokens", "bytes")
+        ],
+    )
+    bad = value["quarantine"]
+    table("quarantine", ("asset", "reason", "error"), bad[:SHOWN_QUARANTINE])
+    facts(
+        [
+            ("store", value["store_uri"]),
+            ("snapshot", f"{value['snapshot_number']}{state}"),
+            ("content id", value["content_id"]),
+            ("units", f"{done.get('units', 0):,} made, {done.get('reused_units', 0):,} reused"),
+            ("quarantined", f"{value['quarantined']:,}"),
+            ("wall time", text.duration(sum(value["wall_s"].values()))),
+            ("report", value["report"]),
+        ]
+    )
+
+
+def plan(value: dict[str, Any]) -> None:
+    """Show what a run would do."""
+    facts(
+        [
+            ("assets", f"{value['assets']:,} listed, {value['new_assets']:,} to do"),
+            ("bytes", text.size(value["bytes"])),
+            ("units", f"{value['units']:,}, {value['new_units']:,} without a receipt"),
+            ("changed", f"{value['changed']:,}" if value["changed"] else ""),
+            ("listed twice", f"{value['duplicates']:,}" if value["duplicates"] else ""),
+            ("fingerprint", value["fingerprint"]),
+        ]
+    )
+    streams(value["streams"])
+
+
+def streams(values: list[dict[str, Any]]) -> None:
+    """Show the streams of a spec."""
+    names = ("name", "kind", "axes", "values", "order")
+    table("", ("stream", *names[1:]), [[stream[name] for name in names] for stream in values])
+
+
+def store(value: dict[str, Any]) -> None:
+    """Show one version of a store."""
+    totals = value["totals"]
+    facts(
+        [
+            ("store", value["store"]),
+            ("snapshot", value["number"]),
+            ("tags", ", ".join(value["tags"])),
+            ("created", value["created_at"]),
+            ("operation", value["operation"]),
+            ("message", value["message"]),
+            ("content id", value["content_id"]),
+            ("fingerprint", value["fingerprint"]),
+            *((name, f"{number:,}") for name, number in totals.items() if name != "bytes"),
+            ("stored", text.size(totals.get("bytes", 0))),
+            ("report", value["report"]),
+        ]
+    )
+    streams(value["streams"])
+    table("without samples", ("reason", "assets"), list(value["rejects"].items()))
+
+
+def log(value: list[dict[str, Any]]) -> None:
+    """Show the versions of a store."""
+    rows = [
+        (
+            entry["number"],
+            entry["created_at"],
+            entry["operation"],
+            entry["totals"].get("samples", 0),
+            entry["content_id"][:12],
+            ", ".join(entry["tags"]),
+            entry["message"],
+        )
+        for entry in value
+    ]
+    columns = ("snapshot", "created", "operation", "samples", "content id", "tags", "message")
+    table("", columns, rows)
+
+
+def verified(value: dict[str, Any]) -> None:
+    """Show what verification found."""
+    for problem in value["problems"]:
+        facts([("problem", problem)])
+    state = "sound" if value["sound"] else f"{len(value['problems'])} problems"
+    facts(
+        [
+            ("snapshot", f"{value['number']}: {state}"),
+            ("shards", f"{value['shards']:,}"),
+            ("samples", f"{value['samples']:,}"),
+            ("assets", f"{value['assets']:,}"),
+            ("checked", text.size(value["checked_bytes"])),
+        ]
+    )
+
+
+def batches(value: dict[str, Any]) -> None:
+    """Show the first batches and the speed."""
+    rows = [
+        (f"{batch['step']}", name, _shape(stream), " ".join(map(str, stream["first"])))
+        for batch in value["shown"]
+        for name, stream in batch["streams"].items()
+    ]
+    table("", ("step", "stream", "batch", "first values"), rows)
+    rate, tokens = value["samples_per_s"], value["tokens_per_s"]
+    speed = f"{text.rate(rate)} samples/s, {text.rate(tokens)} tokens/s" if rate else ""
+    facts(
+        [
+            ("read", f"{value['batches']:,} batches, {value['samples']:,} samples"),
+            ("first batch", text.duration(value["first_batch_s"])),
+            ("then", speed),
+        ]
+    )
+
+
+def _shape(stream: dict[str, Any]) -> str:
+    return f"{stream['dtype']}[{', '.join(map(str, stream['shape']))}]"
+
+
+def tokenizers(value: list[dict[str, Any]]) -> None:
+    """Show the kinds of tokenizers."""
+    table("", ("kind", "what it is"), [(entry["kind"], entry["summary"]) for entry in value])
+
+
+def tokenizer(value: dict[str, Any]) -> None:
+    """Show one kind of tokenizer."""
+    print(value["summary"])
+    rows = [(key["key"], key["type"], _default(key["default"])) for key in value["keys"]]
+    table("keys of [tokenizer]", ("key", "type", "default"), rows)
+    facts([("variants", ", ".join(value["variants"]))])
+    streams(value["streams"])
+
+
+def _default(value: Any) -> str:
+    return "" if value is None else repr(value)
+
+
+def samples(value: list[dict[str, Any]]) -> None:
+    """Show the corpora that can be fetched."""
+    rows = [
+        (entry["name"], entry["assets"], text.size(entry["download_bytes"]), entry["summary"])
+        for entry in value
+    ]
+    table("", ("name", "assets", "download", "what it is"), rows)

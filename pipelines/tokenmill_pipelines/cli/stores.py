@@ -1,0 +1,139 @@
+"""What the commands about a store say, as JSON documents; people see the same in tables."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from tokenmill.feed import Feed
+from tokenmill.store import Store, paths
+from tokenmill.store.verify import verify_store
+from tokenmill_schemas.snapshot import Snapshot
+from tokenmill_schemas.tokens import Stream
+
+#: Batches that `feed` shows, and values of each stream's first sample.
+SHOWN_BATCHES = 3
+SHOWN_VALUES = 8
+
+
+def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
+    """Return what a version holds, how it was made and what it is called."""
+    snapshot = store.snapshot(ref)
+    rejects = store.rejects(snapshot)
+    reasons = Counter(rejects.column("reason").to_pylist())
+    tags = sorted(name for name, number in store.tags().items() if number == snapshot.number)
+    reports = [entry.path for entry in store.storage.list(paths.REPORTS)]
+    return {
+        "store": store.uri,
+        **_version(snapshot, tags),
+        "totals": snapshot.totals,
+        "fingerprint": snapshot.fingerprint,
+        "fingerprint_parts": snapshot.fingerprint_parts,
+        "spec": snapshot.spec.to_json(),
+        "streams": [describe_stream(stream) for stream in snapshot.spec.streams],
+        "rejects": dict(reasons.most_common()),
+        "report": reports[-1] if reports else "",
+    }
+
+
+def describe_stream(stream: Stream) -> dict[str, Any]:
+    """Return a stream in words."""
+    size = {
+        "index": f"{sum(stream.vocab_sizes):,} ids",
+        "bits": f"{stream.width_bits} bits",
+        "float": f"{stream.channels} channels, {stream.dtype}",
+    }
+    return {
+        "name": stream.name,
+        "kind": stream.kind,
+        "axes": " x ".join(f"{axis.name} {axis.size or '?'}" for axis in stream.axes),
+        "values": size[stream.kind],
+        "order": stream.order,
+    }
+
+
+def _version(snapshot: Snapshot, tags: list[str]) -> dict[str, Any]:
+    return {
+        "number": snapshot.number,
+        "tags": tags,
+        "created_at": snapshot.created_at,
+        "operation": snapshot.operation,
+        "message": snapshot.message,
+        "content_id": snapshot.content_id,
+        "commit_id": snapshot.commit_id,
+    }
+
+
+def describe_log(store: Store) -> list[dict[str, Any]]:
+    """Return all versions, newest first."""
+    named: dict[int, list[str]] = {}
+    for name, number in sorted(store.tags().items()):
+        named.setdefault(number, []).append(name)
+    return [
+        _version(snapshot, named.get(snapshot.number, [])) | {"totals": snapshot.totals}
+        for snapshot in store.snapshots()
+    ]
+
+
+def verify(store: Store, ref: str | None, *, deep: bool) -> dict[str, Any]:
+    """Return what verification found."""
+    snapshot = store.snapshot(ref)
+    report = asdict(verify_store(store, snapshot, deep=deep))
+    return {"store": store.uri, "number": snapshot.number, "sound": not report["problems"]} | report
+
+
+def read_batches(feed: Feed, batches: int) -> dict[str, Any]:
+    """Read ``batches`` batches; return the first ones' contents and the speed of all.
+
+    The first batch opens files, so it is timed apart.
+    """
+    shown: list[dict[str, Any]] = []
+    counts: list[int] = []
+    first_s, tokens, start = 0.0, 0, time.perf_counter()
+    for batch in islice(feed, batches):
+        first_s = first_s or time.perf_counter() - start
+        counts.append(len(batch["sample_id"]))
+        tokens += sum(_positions(batch, stream) for stream in feed.snapshot.spec.streams)
+        if len(shown) < SHOWN_BATCHES:
+            shown.append(_describe_batch(batch, feed.step - 1))
+    seconds = max(1e-9, time.perf_counter() - start)
+    later_s = max(1e-9, seconds - first_s)
+    later = sum(counts[1:])
+    return {
+        "number": feed.snapshot.number,
+        "batches": len(counts),
+        "samples": sum(counts),
+        "tokens": tokens,
+        "seconds": seconds,
+        "first_batch_s": first_s,
+        "samples_per_s": later / later_s if later else None,
+        "tokens_per_s": tokens * later / sum(counts) / later_s if later else None,
+        "shown": shown,
+        "state": feed.state_dict(),
+    }
+
+
+def _positions(batch: Any, stream: Stream) -> int:
+    arrays = batch[stream.name] if isinstance(batch[stream.name], list) else [batch[stream.name]]
+    tail = {"index": 1, "bits": stream.width_bits, "float": stream.channels}[stream.kind]
+    return sum(int(array.size) for array in arrays) // tail
+
+
+def _describe_batch(batch: Any, step: int) -> dict[str, Any]:
+    streams = {}
+    for name, values in batch.items():
+        if name == "sample_id":
+            continue
+        first = np.asarray(values[0])
+        shape = [len(values), *(first.shape if isinstance(values, np.ndarray) else ["?"])]
+        streams[name] = {
+            "dtype": str(first.dtype),
+            "shape": shape,
+            "first": first.ravel()[:SHOWN_VALUES].tolist(),
+        }
+    return {"step": step, "sample_ids": list(batch["sample_id"]), "streams": streams}

@@ -1,0 +1,112 @@
+"""Errors of commands: one line, one exit code, no traceback unless asked for."""
+
+import json
+import signal
+
+import pytest
+import typer
+
+from tokenmill_infra.observe import JsonObserver
+from tokenmill_pipelines.cli.guard import TerminatedError, guard
+from tokenmill_pipelines.cli.output import printable
+from tokenmill_schemas.errors import CheckpointError, JobError, StoreError
+
+
+def code_of(error: BaseException, *, as_json: bool = False, debug: bool = False) -> int:
+    """Return the exit code that the guard makes of an error."""
+    with pytest.raises(typer.Exit) as caught, guard(as_json=as_json, debug=debug):
+        raise error
+    return caught.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (JobError("no"), 2),
+        (CheckpointError("no"), 2),
+        (StoreError("no"), 1),
+        (OSError("no"), 1),
+        (KeyError("bug"), 1),
+        (KeyboardInterrupt(), 130),
+        (TerminatedError(), 143),
+    ],
+)
+def test_errors_have_the_documented_codes(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scripts tell a bad job from a failed run by the code; the message is one line."""
+    assert code_of(error) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("tokenmill: ")
+    assert shown.err.count("\n") == 1
+
+
+def test_a_message_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log collector gets one record; a file's name cannot steer the terminal."""
+    code_of(StoreError("one\n  two\x1b[31m three"))
+    assert capsys.readouterr().err == "tokenmill: one two\N{REPLACEMENT CHARACTER}[31m three\n"
+
+
+def test_a_bug_names_its_kind_and_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:
+    """What nobody foresaw is not passed off as the user's mistake."""
+    code_of(ZeroDivisionError("division by zero"))
+    assert capsys.readouterr().err == (
+        "tokenmill: unexpected ZeroDivisionError: division by zero (--debug shows where)\n"
+    )
+
+
+def test_a_missing_extra_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
+    """An import that fails inside a command is not a bug of ours."""
+    code_of(ModuleNotFoundError("No module named 'ray'", name="ray"))
+    assert "pip install 'tokenmill[all]'" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the line after it all the same."""
+    assert code_of(JobError("no"), debug=True) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.endswith("tokenmill: no\n")
+
+
+def test_errors_as_json_are_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output stays empty: no document is better than half of one."""
+    assert code_of(JobError("no", path="job.view"), as_json=True) == 2
+    shown = capsys.readouterr()
+    event = json.loads(shown.err)
+    assert shown.out == ""
+    assert (event["event"], event["kind"], event["message"]) == (
+        "error",
+        "JobError",
+        "job.view: no",
+    )
+
+
+def test_exits_pass_through() -> None:
+    """A command that ends with a code keeps it."""
+    with pytest.raises(typer.Exit) as caught, guard(as_json=False, debug=False):
+        raise typer.Exit(3)
+    assert caught.value.exit_code == 3
+
+
+def test_sigterm_unwinds_like_ctrl_c_and_is_given_back() -> None:
+    """What a scheduler sends ends the run cleanly; afterwards the handler is as before."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as caught:
+        _terminated()
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _terminated() -> None:
+    with guard(as_json=True, debug=False) as observer:
+        assert isinstance(observer, JsonObserver)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the signal was not raised")
+
+
+def test_printable_keeps_letters_of_all_languages() -> None:
+    """Only what is no character to see is replaced."""
+    assert printable("Größe 大 é") == "Größe 大 é"
+    assert printable("a\x07\x1b\n") == "a" + 3 * "\N{REPLACEMENT CHARACTER}"

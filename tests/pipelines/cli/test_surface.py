@@ -1,0 +1,111 @@
+"""The surface of the command: its names are frozen, its help is quick, its usage errors are 2."""
+
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer.main
+from tests.pipelines.cli.conftest import call, command
+
+from tokenmill_pipelines.cli.app import app
+
+COMMON = {"--json", "--debug"}
+
+#: Scripts call these: a name is added here on purpose and taken away in a major version only.
+SURFACE = {
+    "": {"--version"},
+    "run": {"JOB", "--set", "--prefect"} | COMMON,
+    "plan": {"JOB", "--set"} | COMMON,
+    "retry": {"STORE", "--reason"} | COMMON,
+    "show": {"STORE", "--ref"} | COMMON,
+    "log": {"STORE"} | COMMON,
+    "verify": {"STORE", "--ref", "--quick"} | COMMON,
+    "tag": {"STORE", "NAME", "REF"} | COMMON,
+    "feed": {"STORE", "--ref", "--batch-size", "--batches", "--seed", "--world-size", "--rank"}
+    | COMMON,
+    "samples": set(),
+    "samples list": COMMON,
+    "samples fetch": {"NAME", "--to"} | COMMON,
+    "samples path": COMMON,
+    "tokenizers": set(),
+    "tokenizers list": COMMON,
+    "tokenizers describe": {"KIND", "--variant", "--size"} | COMMON,
+}
+
+
+def surface(node: Any, name: str = "") -> dict[str, set[str]]:
+    """Return every command with its options and arguments."""
+    words = {
+        word
+        for parameter in node.params
+        for word in (
+            parameter.opts if parameter.param_type_name == "option" else [parameter.metavar]
+        )
+    }
+    found = {name: words}
+    for child, command_ in getattr(node, "commands", {}).items():
+        found |= surface(command_, f"{name} {child}".strip())
+    return found
+
+
+def test_commands_and_options_are_frozen() -> None:
+    """Adding or renaming one changes this test, and with it the changelog."""
+    assert surface(typer.main.get_command(app)) == SURFACE
+
+
+@pytest.mark.parametrize("name", sorted(SURFACE))
+def test_every_command_explains_itself(name: str) -> None:
+    """``--help`` says what the command does and names all of its options."""
+    shown = call(*name.split(), "--help")
+    assert shown.code == 0
+    assert all(word in shown.out for word in SURFACE[name])
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    """Less than half a second of processor time, which a busy machine does not change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command("--help"), check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_the_command_imports_no_heavy_library() -> None:
+    """Torch, Ray, Prefect and Arrow are imported by the commands that use them."""
+    code = (
+        "import sys, tokenmill_pipelines.cli.app\n"
+        "heavy = {'torch', 'ray', 'prefect', 'pyarrow', 'numpy', 'PIL', 'jinja2'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "args", [["nonsense"], ["run"], ["run", "a.toml", "--no-such"], ["feed", "s", "--batches", "0"]]
+)
+def test_bad_usage_is_exit_code_2(args: list[str]) -> None:
+    """A slip in the command line does nothing and says so on standard error."""
+    outcome = call(*args)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "Error" in outcome.err
+
+
+def test_the_version_is_the_packages() -> None:
+    """One line, and nothing of the machine."""
+    outcome = call("--version")
+    assert outcome.code == 0
+    assert outcome.out.strip().replace(".", "").isalnum()
+
+
+def test_without_its_libraries_the_command_says_what_to_install() -> None:
+    """A trainer's base install has no Typer; the entry point says so in one line."""
+    code = (
+        "import sys\nsys.modules['typer'] = None\nfrom tokenmill_pipelines.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "tokenmill: the command needs 'typer': pip install 'tokenmill[cluster]'\n"
+    )
