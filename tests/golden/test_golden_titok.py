@@ -1,5 +1,6 @@
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from tokenmill.testing.golden import case_weights, check_samples, input_of, load_case
 from tokenmill.tokenizers import open_tokenizer
 from tokenmill.tokenizers.images import ImageEncoder
+from tokenmill.tokenizers.titok import TiTok
 
 GOLDEN = Path(__file__).parent
 #: Case, variant, and the form in which its official checkpoint is written.
@@ -68,6 +70,18 @@ def test_an_official_checkpoint_gives_the_official_tokens(
             ids = {"image": torch.from_numpy(tokens[:1, :count].astype(np.int64))}
             with torch.inference_mode():
                 check_samples(encoder.network.images(ids).numpy(), case[key])
+
+
+@pytest.mark.parametrize(("name", "variant"), [c[:2] for c in CASES], ids=[c[0] for c in CASES])
+def test_a_variant_is_the_official_configuration(name: str, variant: str) -> None:
+    """The case's own configuration, laid over the variant, changes nothing but the decoder's size.
+
+    Cases that only encode were made with a small decoder.
+    """
+    official = load_case(GOLDEN / f"{name}.json")["official"]["kwargs"]
+    ours = TiTok(variant, "random:0").architecture
+    laid = TiTok(variant, "random:0", config=official).architecture
+    assert replace(laid, vit_dec_model_size=ours.vit_dec_model_size) == ours
 
 
 def _check_ids(
