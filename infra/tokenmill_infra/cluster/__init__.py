@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tokenmill_infra.cluster.local import LocalBackend
 from tokenmill_infra.cluster.pool import ClusterError, Pool, PoolConfig
 from tokenmill_infra.cluster.tasks import Factory, Finished, GaveUp, Outcome, Task
+from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import ClusterConfig
 from tokenmill_schemas.resources import Resources
 
@@ -52,6 +53,18 @@ def plan_actors(config: ClusterConfig, needs: Resources, *, cpus: float, gpus: f
     return ActorPlan(config.actors or max(1, fit), config.cpus_per_actor, share)
 
 
+def misfit(plan: ActorPlan, there: Mapping[str, float]) -> JobError | None:
+    """Return what to say when not even one actor fits on the resources that are there."""
+    for name, wanted in (("cpus", plan.cpus), ("gpus", plan.gpus)):
+        found = there.get(name.upper().removesuffix("S"), 0.0)
+        if wanted > found:
+            return JobError(
+                f"an actor wants {wanted:g} {name} and this machine has {found:g}",
+                path=f"job.cluster.{name}_per_actor",
+            )
+    return None
+
+
 def machine_cpus() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -63,7 +76,7 @@ def open_pool(
     """Open the pool that a job asks for; ``factory_of(gpus)`` makes what loads in each actor.
 
     Raises:
-        JobError: no Ray cluster answers at ``cluster.address``.
+        JobError: no Ray cluster answers at ``cluster.address``, or no actor fits on this machine.
     """
     return (_open_ray if config.backend == "ray" else _open_local)(config, needs, factory_of)
 
@@ -86,7 +99,11 @@ def _open_ray(
     env = {"OMP_NUM_THREADS": str(config.torch_threads)}
     owns = ray_backend.connect(config.address, env=env)
     there = ray_backend.resources()
-    plan = plan_actors(config, needs, cpus=there.get("CPU", 1.0), gpus=there.get("GPU", 0.0))
+    plan = plan_actors(config, needs, cpus=there.get("CPU", 0.0), gpus=there.get("GPU", 0.0))
+    # A cluster that was joined may grow; one of our own never will, so waiting would be for ever.
+    if owns and (problem := misfit(plan, there)):
+        ray_backend.disconnect()
+        raise problem
     shape = ray_backend.ActorShape(plan.cpus, plan.gpus, config.units_in_flight, env)
     backend = ray_backend.RayBackend(factory_of(plan.gpus), shape, owns_cluster=owns)
     return Pool(backend, _pool_config(config, plan)), plan

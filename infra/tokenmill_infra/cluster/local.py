@@ -60,10 +60,11 @@ class LocalBackend:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """Let every actor finish what it is doing, then free it."""
-        for threads in self._threads.values():
-            threads.shutdown(wait=True, cancel_futures=True)
+        """Free every actor; what it was still doing ends at its next use of the host."""
+        # The hosts first: after Ctrl-C nobody wants to wait for the units in flight.
         for host in self._hosts.values():
             host.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=True, cancel_futures=True)
         self._threads.clear()
         self._hosts.clear()

@@ -109,6 +109,11 @@ def connect(address: str, *, env: Mapping[str, str]) -> bool:
     return True
 
 
+def disconnect() -> None:
+    """Leave the cluster, and end it if it was started here."""
+    ray.shutdown()
+
+
 def resources() -> dict[str, float]:
     """Return the totals of the joined cluster: ``CPU``, ``GPU``, ``memory``."""
     totals: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's
@@ -178,7 +183,7 @@ class RayBackend:
         for actor in list(self._actors):
             self.kill(actor)
         if self._owns_cluster:
-            ray.shutdown()
+            disconnect()
 
 
 def _cause(error: ray.exceptions.RayTaskError) -> Exception:

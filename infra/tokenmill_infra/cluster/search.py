@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+#: Times that an item must kill its actor, alone, before it is accused. Once is not enough: a node
+#: may fail, or the kernel end the process for want of memory, just while an innocent item is tried.
+PROOFS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,12 +14,13 @@ class Search:
     """A killer is thought to lie in the items ``start`` to ``stop``; ``over`` ends the search.
 
     The window is halved by trials of its first half. A window of one item gets a trial of its own,
-    so that an item is only accused when it kills alone: ``found`` then names it. A search that ends
-    without one met no killer, for instance because a node had failed.
+    so that an item is only accused when it kills alone, `PROOFS` times: ``found`` then names it. A
+    search that ends without one met no killer, for instance because a node had failed.
     """
 
     start: int
     stop: int
+    deaths: int = 0
     over: bool = False
     found: int | None = None
 
@@ -30,5 +35,8 @@ class Search:
         """Return the search after the trial of `window` died or survived."""
         first, middle = self.window
         if self.stop - self.start <= 1:
-            return Search(self.start, self.stop, over=True, found=first if died else None)
+            deaths = self.deaths + died
+            if died and deaths < PROOFS:
+                return replace(self, deaths=deaths)
+            return replace(self, deaths=deaths, over=True, found=first if died else None)
         return Search(first, middle) if died else Search(middle, self.stop)

@@ -41,7 +41,7 @@ class Host(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free what it holds; calls of `run` that are under way fail soon, later ones at once."""
         ...
 
 
