@@ -22,7 +22,7 @@ class DeadlineExceeded(Exception):  # noqa: N818  (an event, told to the caller,
 class Job(Generic[T]):
     """One call on its way through a crew."""
 
-    __slots__ = ("_call", "_done", "_error", "_result", "_started")
+    __slots__ = ("_call", "_done", "_error", "_result", "_started", "abandoned")
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
@@ -30,6 +30,8 @@ class Job(Generic[T]):
         self._started = 0.0
         self._result: T | None = None
         self._error: BaseException | None = None
+        #: Nobody waits any longer, and the thread that runs the call has been replaced.
+        self.abandoned = False
 
     def run(self) -> None:
         """Make the call and keep what comes of it."""
@@ -49,6 +51,7 @@ class Job(Generic[T]):
         """
         while not self._done.wait(timeout=self._patience(deadline_s)):
             if self._started and time.monotonic() - self._started >= deadline_s:
+                self.abandoned = True
                 raise DeadlineExceeded
         if self._error is not None:
             raise self._error
@@ -66,6 +69,8 @@ class Crew:
     def __init__(self, size: int, name: str) -> None:
         self._queue: queue.SimpleQueue[Job[object] | None] = queue.SimpleQueue()
         self._name = name
+        self._lock = threading.Lock()
+        self._closed = False
         self.size = size
         for _ in range(size):
             self._hire()
@@ -76,18 +81,32 @@ class Crew:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job.run()
+            if job.abandoned:
+                return
 
     def submit(self, call: Callable[[], T]) -> Job[T]:
-        """Queue a call."""
+        """Queue a call.
+
+        Raises:
+            RuntimeError: the crew is closed; nobody would ever run the call.
+        """
         job: Job[T] = Job(call)
-        self._queue.put(job)  # type: ignore[arg-type]  # a Job of T is run like any other
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the crew {self._name} is closed")
+            self._queue.put(job)  # type: ignore[arg-type]  # a Job of T is run like any other
         return job
 
     def replace(self) -> None:
-        """Hire a thread in the place of one that hangs."""
+        """Hire a thread in the place of one whose job was abandoned; that one goes if it returns.
+
+        A job may return in the very moment in which it is given up; the crew is one larger then.
+        """
         self._hire()
 
     def close(self) -> None:
-        """Let the threads go once they are idle; those that hang are left behind."""
-        for _ in range(self.size):
-            self._queue.put(None)
+        """Let the threads go once what is queued is done; those that hang are left behind."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self.size):
+                self._queue.put(None)

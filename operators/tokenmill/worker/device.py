@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenmill.tokenizers.base import Encoder, Pixels, Tokens
+from tokenmill_schemas.errors import TokenmillError
 
 #: Batches that must fit before a size that once did not fit is tried again.
 GROW_AFTER = 64
@@ -79,7 +80,7 @@ class Device:
             try:
                 inputs = self.encoder.preprocess(np.stack(pixels[start : start + size]))
                 stacked = time.perf_counter()
-                tokens = self.encoder.encode(inputs)
+                tokens = _counted(self.encoder.encode(inputs), size)
             except (RuntimeError, ValueError, MemoryError) as error:
                 if is_out_of_memory(error):
                     self._memory.ran_out(shape, size)
@@ -99,6 +100,16 @@ class Device:
         """Finish what is queued and free the device."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self.encoder.close()
+
+
+def _counted(tokens: Tokens, views: int) -> Tokens:
+    """Return ``tokens`` after checking that each view has its own: a shift would go unnoticed."""
+    for name, array in tokens.items():
+        if len(array) != views:
+            raise TokenmillError(
+                f"the tokenizer returned {len(array)} samples of stream {name!r} for {views} views"
+            )
+    return tokens
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from tokenmill.views.base import ViewOf
 from tokenmill.worker.crew import Crew, DeadlineExceeded, Job
@@ -18,6 +19,10 @@ from tokenmill_schemas.snapshot import Disposition, Reject
 
 #: Reasons that a rule of the job gives; all others are failures.
 FILTERS = frozenset({Reason.DUPLICATE_KEY, Reason.TOO_SMALL, Reason.NO_BUCKET})
+
+
+#: Where objects lie in memory, as `repr` tells: never twice the same, and nobody's business.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,21 @@ class Prepared:
 def rejection(ref: AssetRef, error: AssetError) -> Reject:
     """Return the record of an asset that gives no samples."""
     kind: Disposition = "filtered" if error.reason in FILTERS else "quarantine"
-    return Reject(ref.key, ref.uri, str(error.reason), error.stage, str(error), kind)
+    text = ADDRESS.sub("", str(error))
+    return Reject(ref.key, ref.uri, str(error.reason), error.stage, text, kind)
 
 
-def prepare(spec: WorkerSpec, ref: AssetRef, fetched: Job[bytes] | None = None) -> Prepared:
-    """Read one asset's views; what is wrong with it becomes a `Reject`.
+def late(spec: WorkerSpec, stage: str) -> AssetError:
+    """Return the error of an asset that hangs in ``stage``."""
+    message = f"took longer than limits.asset_deadline_s = {spec.limits.asset_deadline_s:g} s"
+    return AssetError(Reason.DEADLINE, message, stage=stage)
+
+
+def prepare(spec: WorkerSpec, ref: AssetRef, fetch: Callable[[], BinaryIO]) -> Prepared:
+    """Read one asset's views from what ``fetch`` opens; what is wrong with it becomes a `Reject`.
+
+    That goes for a `MemoryError` too: the limits on bytes and pixels hold, so it is nearly always
+    a header that claims the absurd. Should the machine have been short, the asset can be retried.
 
     Raises:
         TransientError: its bytes could not be read for a passing reason.
@@ -50,18 +65,16 @@ def prepare(spec: WorkerSpec, ref: AssetRef, fetched: Job[bytes] | None = None) 
             raise AssetError(
                 Reason.DUPLICATE_KEY, "an earlier asset of the listing has this key", stage="list"
             )
-        stream = (
-            io.BytesIO(fetched.wait(spec.limits.asset_deadline_s))
-            if fetched is not None
-            else spec.source.open(ref)
-        )
+        stream = fetch()
         stage, start = _lap(seconds, stage, start, "decode")
         with stream:
             picture = spec.decoder.decode(ref, stream)
         stage, start = _lap(seconds, stage, start, "view")
         views = tuple(spec.view.views(picture, ref.key))
         _lap(seconds, stage, start, "")
-    except (TransientError, MemoryError, DeadlineExceeded):
+        if not views:
+            raise AssetError(Reason.TOO_SMALL, "the view rule reads no view of it")
+    except TransientError:
         raise
     except AssetError as error:
         error.stage = error.stage or stage
@@ -103,17 +116,26 @@ class Preparation:
             yield self._take(*waiting.popleft())
 
     def _call(self, ref: AssetRef, fetched: Job[bytes] | None) -> Callable[[], Prepared]:
-        return lambda: prepare(self.spec, ref, fetched)
+        if fetched is None:
+            return lambda: prepare(self.spec, ref, lambda: self.spec.source.open(ref))
+        return lambda: prepare(self.spec, ref, lambda: self._fetched(fetched))
+
+    def _fetched(self, job: Job[bytes]) -> BinaryIO:
+        try:
+            return io.BytesIO(job.wait(self.spec.limits.asset_deadline_s))
+        except DeadlineExceeded as error:
+            if self.fetchers is not None:
+                self.fetchers.replace()
+            raise late(self.spec, "fetch") from error
 
     def _take(self, ref: AssetRef, job: Job[Prepared]) -> Prepared:
-        deadline_s = self.spec.limits.asset_deadline_s
+        # With fetchers, the wait for the bytes has a deadline of its own inside the job.
+        patience = 2.0 if self.fetchers else 1.0
         try:
-            return job.wait(deadline_s)
+            return job.wait(patience * self.spec.limits.asset_deadline_s)
         except DeadlineExceeded:
             self.decoders.replace()
-            message = f"took longer than limits.asset_deadline_s = {deadline_s:g} s"
-            error = AssetError(Reason.DEADLINE, message, stage="decode")
-            return Prepared(ref, reject=rejection(ref, error))
+            return Prepared(ref, reject=rejection(ref, late(self.spec, "decode")))
 
     def _fetch(
         self, refs: Iterable[AssetRef], *, ahead: int

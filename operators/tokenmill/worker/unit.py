@@ -14,7 +14,7 @@ import pyarrow as pa
 from tokenmill.store.plans import read_unit
 from tokenmill.views.base import ViewOf
 from tokenmill.worker.batching import Batch, Batcher
-from tokenmill.worker.device import Device, Encoded
+from tokenmill.worker.device import Device, Encoded, Shape
 from tokenmill.worker.prepare import Preparation, Prepared, rejection
 from tokenmill.worker.publish import Written, write_shard
 from tokenmill.worker.rows import Rows, count_tokens
@@ -42,7 +42,7 @@ class UnitRun:
     queued: deque[tuple[Batch, Future[Encoded]]] = field(default_factory=deque)
     refs: list[AssetRef] = field(default_factory=list)
     encoded: int = 0
-    error: Exception | None = None
+    failure: tuple[Exception, Shape] | None = None
 
     def spend(self, seconds: Mapping[str, float]) -> None:
         """Add thread-seconds to hops."""
@@ -57,7 +57,7 @@ def run_unit(
 
     Raises:
         TransientError: storage failed for a passing reason; the unit may be tried again.
-        TokenmillError: nothing of the unit could be encoded.
+        TokenmillError: nothing of the unit could be encoded, nor can anything else.
     """
     run = UnitRun(spec, task, Rows(spec.layout))
     run.refs = _read_refs(spec, task, run)
@@ -71,9 +71,23 @@ def run_unit(
         _submit(run, device, batch)
     while run.queued:
         _collect(run)
-    if run.error is not None and run.encoded == 0:
-        raise TokenmillError(f"no batch of the unit could be encoded: {run.error}") from run.error
-    return None if task.window else _publish(run)
+    if task.window:
+        return None
+    if run.failure is not None and run.encoded == 0:
+        _check_encoder(device, *run.failure)
+    return _publish(run)
+
+
+def _check_encoder(device: Device, error: Exception, shape: Shape) -> None:
+    """Encode a grey view, to tell bad pictures from an encoder that fails on every picture.
+
+    Raises:
+        TokenmillError: it fails on this one too.
+    """
+    grey = np.full(shape, 128, np.uint8)
+    result = device.submit([grey]).result()
+    if any(isinstance(outcome, Exception) for _, outcome in result.pieces):
+        raise TokenmillError(f"no batch of the unit could be encoded: {error}") from error
 
 
 def _read_refs(spec: WorkerSpec, task: UnitTask, run: UnitRun) -> list[AssetRef]:
@@ -121,6 +135,7 @@ def _collect(run: UnitRun) -> None:
         places = batch.places[start : start + count]
         start += count
         if isinstance(outcome, Exception):
+            run.failure = outcome, batch.pixels[0].shape
             _reject_encode(run, places[0][0], outcome)
         else:
             run.rows.add_tokens(places, outcome)
@@ -128,7 +143,6 @@ def _collect(run: UnitRun) -> None:
 
 
 def _reject_encode(run: UnitRun, row: int, error: Exception) -> None:
-    run.error = error
     message = f"{type(error).__name__}: {error}"
     reason = AssetError(Reason.ENCODE_FAILED, message, stage="encode")
     run.rejects[row] = rejection(run.refs[row], reason)
