@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenmill.worker.spec import UnitTask, WorkerSpec
 from tokenmill.worker.worker import Worker
@@ -14,7 +14,7 @@ from tokenmill_infra.observe import Observer
 from tokenmill_pipelines.assemble import Assembly
 from tokenmill_pipelines.listing import Planned
 from tokenmill_schemas.errors import TokenmillError
-from tokenmill_schemas.plan import missing
+from tokenmill_schemas.plan import Unit, missing
 from tokenmill_schemas.snapshot import Receipt
 
 
@@ -71,8 +71,16 @@ def encode_units(assembly: Assembly, planned: Planned, *, observer: Observer) ->
             encoding.lost_actors = pool.lost
             pool.close()
     receipts = reused | encoding.made
-    encoding.receipts = tuple(receipts[unit.unit_id] for unit in planned.units)
+    encoding.receipts = tuple(_placed(receipts[unit.unit_id], unit) for unit in planned.units)
     return encoding
+
+
+def _placed(receipt: Receipt, unit: Unit) -> Receipt:
+    """Return a receipt that names this run's plan: an earlier run may have cut its part elsewhere.
+
+    The part of that run may be in no snapshot; a unit's own assets are the same in both.
+    """
+    return replace(receipt, plan=unit.part, row_group=unit.row_group)
 
 
 def _run(

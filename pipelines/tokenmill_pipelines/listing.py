@@ -56,14 +56,14 @@ def known_assets(assembly: Assembly, head: Snapshot | None) -> Known:
     return known
 
 
-def list_assets(assembly: Assembly, file: Path, *, observer: Observer) -> Listing:
-    """Write to ``file`` what the source lists and the store does not have, in bounded memory.
+def list_assets(
+    assembly: Assembly, file: Path, *, head: Snapshot | None, observer: Observer
+) -> Listing:
+    """Write to ``file`` what the source lists and ``head`` does not have, in bounded memory.
 
     Raises:
         JobError: a place to list does not exist, or the source lists nothing at all.
-        FingerprintError: the store holds tokens of another kind.
     """
-    head = assembly.store.check(assembly.identity)
     diff = Diff(known_assets(assembly, head))
     listing = _write(assembly, (diff.new(b) for b in _list(assembly)), file, diff=diff)
     if listing.assets == 0:

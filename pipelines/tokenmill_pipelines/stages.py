@@ -54,6 +54,7 @@ class Run:
     salt: str = ""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     wall_s: dict[str, float] = field(default_factory=dict)
+    base: int = 0
     listing: Listing | None = None
     planned: Planned = field(default_factory=Planned)
     encoding: Encoding = field(default_factory=Encoding)
@@ -95,12 +96,18 @@ class PlanSummary:
 
 
 def list_stage(run: Run) -> None:
-    """List the source and keep what the store does not have."""
+    """List the source and keep what the store does not have.
+
+    Raises:
+        FingerprintError: the store holds tokens of another kind.
+    """
     file = run.folder / "listing.parquet"
+    head = run.assembly.store.check(run.assembly.identity)
+    run.base = head.number if head else 0
     if run.retried:
         run.listing = list_quarantined(run.assembly, file, set(run.retried))
     else:
-        run.listing = list_assets(run.assembly, file, observer=run.observer)
+        run.listing = list_assets(run.assembly, file, head=head, observer=run.observer)
 
 
 def plan_stage(run: Run) -> None:
@@ -152,7 +159,6 @@ def _check_quarantine(run: Run) -> None:
 def commit_stage(run: Run) -> None:
     """Make all receipts one snapshot; a run that made nothing new commits nothing."""
     store = run.assembly.store
-    before = store.log.numbers()
     if run.planned.units:
         job = run.assembly.job
         resolved = run.retried.intersection(_listed_keys(run) if run.retried else ())
@@ -164,10 +170,11 @@ def commit_stage(run: Run) -> None:
             message=job.store.message,
             job=job_table(job),
             resolved=resolved,
+            base=run.base,
         )
         run.snapshot = store.commit(commit)
-        run.committed = run.snapshot.number not in before
-    elif before:
+        run.committed = run.snapshot.commit_id == commit.commit_id
+    elif run.base:
         run.snapshot = store.snapshot()
     number = run.snapshot.number if run.snapshot else None
     run.observer.event("commit", snapshot=number, committed=run.committed)

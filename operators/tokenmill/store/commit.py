@@ -17,11 +17,13 @@ import pyarrow as pa
 
 from tokenmill.store import paths
 from tokenmill.store.log import Log
+from tokenmill.store.plans import listed, read_unit
 from tokenmill.store.tables import put_table, read_table
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json, digest
 from tokenmill_schemas.errors import ConflictError, FingerprintError, StoreError
+from tokenmill_schemas.plan import Unit
 from tokenmill_schemas.snapshot import (
     REJECT_SCHEMA,
     SEGMENT_SCHEMA,
@@ -61,7 +63,8 @@ class Commit:
     """What one commit adds to a store, and for the record why and by which job.
 
     ``resolved`` are keys of assets that were in quarantine and are accounted for anew by
-    ``receipts``.
+    ``receipts``. ``base`` is the number of the version that the listing was compared with (0 before
+    the first); ``commit_id`` tells this commit's version from one that another commit made.
     """
 
     receipts: tuple[Receipt, ...]
@@ -71,6 +74,8 @@ class Commit:
     message: str = ""
     job: dict[str, Any] = field(default_factory=dict)
     resolved: frozenset[str] = frozenset()
+    base: int = 0
+    commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 def check(log: Log, identity: Identity) -> Snapshot | None:
@@ -104,15 +109,17 @@ def append(log: Log, commit: Commit) -> Snapshot:
 
     Raises:
         FingerprintError: the store holds tokens of another kind.
-        ConflictError: other commits kept winning.
+        ConflictError: a commit that came first holds the same assets in other units, or other
+            commits kept winning.
     """
-    commit_id = uuid.uuid4().hex
     for _ in range(REBASES):
         head = check(log, commit.identity)
         fresh = replace(commit, receipts=_fresh(log.storage, head, commit.receipts))
         if head is not None and not fresh.receipts:
             return head
-        snapshot = _next(log.storage, fresh, commit_id, head or _root(commit.identity))
+        if head is not None and head.number != commit.base:
+            _check_rebase(log, fresh, head)
+        snapshot = _next(log.storage, fresh, head or _root(commit.identity))
         try:
             log.append(snapshot)
         except ConflictError:
@@ -131,12 +138,46 @@ def _fresh(
     return tuple(receipt for receipt in receipts if receipt.unit_id not in held)
 
 
-def _next(storage: Storage, commit: Commit, commit_id: str, base: Snapshot) -> Snapshot:
+def _check_rebase(log: Log, commit: Commit, head: Snapshot) -> None:
+    """Refuse to account twice for assets that versions since ``commit.base`` account for.
+
+    Another run may have listed the source at another moment and cut other units, which hold some
+    of the same assets; or it may have retried some of the same quarantined ones.
+    """
+    held = log.read(commit.base).plans if commit.base else ()
+    others = [part for part in head.plans if part not in held and part not in commit.plans]
+    twice = _keys(log.storage, others)
+    if twice:
+        twice &= _planned_keys(log.storage, commit)
+    if commit.resolved:
+        tables = [read_table(log.storage, ref, ["asset_key"]) for ref in head.rejects]
+        twice = set(commit.resolved).difference(*(t.column(0).to_pylist() for t in tables))
+    if twice:
+        raise ConflictError(
+            f"snapshot {head.number} came first and accounts for {len(twice)} of the same assets "
+            f"({', '.join(sorted(twice)[:3])}, ...) in other units; run again to add the rest",
+            uri=log.storage.uri,
+            asked=commit.base + 1,
+            found=head.number,
+        )
+
+
+def _keys(storage: Storage, parts: Iterable[FileRef]) -> set[str]:
+    batches = (batch for part in parts for batch in listed(storage, part, ["key"]))
+    return {key for batch in batches for key in batch.column("key").to_pylist()}
+
+
+def _planned_keys(storage: Storage, commit: Commit) -> set[str]:
+    units = (Unit(r.unit_id, r.plan, r.row_group, r.assets) for r in commit.receipts)
+    return {key for unit in units for key in read_unit(storage, unit).column("key").to_pylist()}
+
+
+def _next(storage: Storage, commit: Commit, base: Snapshot) -> Snapshot:
     rejects = _rejects(storage, base, commit)
     return replace(
         base,
         number=base.number + 1,
-        commit_id=commit_id,
+        commit_id=commit.commit_id,
         parent=base.commit_id,
         operation=commit.operation,
         created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -152,7 +152,8 @@ class Store:
             data = canonical_json(receipt.to_json())
             self.storage.create(paths.receipt_file(receipt.unit_id), data)
         except FileExistsError:
-            winner = self.receipts([receipt.unit_id])[receipt.unit_id]
+            data = self.storage.read(paths.receipt_file(receipt.unit_id))
+            winner = receipt_from_json(json.loads(data))
             if receipt.path and receipt.path != winner.path:
                 self.storage.delete(receipt.path)
             return winner
@@ -172,6 +173,6 @@ class Store:
 
         Raises:
             FingerprintError: the store holds tokens of another kind.
-            ConflictError: other commits kept winning.
+            ConflictError: a commit that came first holds the same assets in other units.
         """
         return append(self.log, commit)

@@ -23,7 +23,7 @@ from tokenmill.store.plans import listed
 from tokenmill.store.store import Store
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import StoreError
-from tokenmill_schemas.snapshot import Snapshot
+from tokenmill_schemas.snapshot import FileRef, Snapshot
 from tokenmill_schemas.tokens import Stream
 
 #: Problems of one kind that are spelled out; the rest are counted.
@@ -152,19 +152,40 @@ def _collect(shard: ShardReader, found: _Findings) -> None:
 
 def _verify_ledger(store: Store, snapshot: Snapshot, found: _Findings) -> int:
     """Compare the listing with what became of it; returns how many assets were listed."""
-    rejected = store.rejects(snapshot).column("asset_key").to_pylist()
+    rejected = _rejected(store, snapshot, found)
     twice = [key for key, count in Counter(rejected).items() if count > 1]
     found.problems += _list_some("assets are rejected more than once", twice)
     both = sorted(found.asset_keys.intersection(rejected))
     found.problems += _list_some("assets have samples and are rejected as well", both)
     keys: set[str] = set()
     for ref in snapshot.plans:
-        for batch in listed(store.storage, ref, ["key"]):
-            keys.update(batch.column("key").to_pylist())
+        keys.update(_planned(store, ref, found))
     accounted = found.asset_keys.union(rejected)
     found.problems += _list_some("listed assets are unaccounted for", sorted(keys - accounted))
     found.problems += _list_some("assets were never listed", sorted(accounted - keys))
     return len(keys)
+
+
+def _rejected(store: Store, snapshot: Snapshot, found: _Findings) -> list[str]:
+    try:
+        keys: list[str] = store.rejects(snapshot).column("asset_key").to_pylist()
+    except StoreError as error:
+        found.problems.append(str(error))
+        return []
+    return keys
+
+
+def _planned(store: Store, ref: FileRef, found: _Findings) -> Iterator[str]:
+    if not store.storage.exists(ref.path):
+        found.problems.append(f"{ref.path} is missing")
+        return
+    sha256, size = _file_digest(store, ref.path)
+    found.checked_bytes += size
+    if sha256 != ref.sha256:
+        found.problems.append(f"{ref.path}: its bytes are not those that were committed")
+        return
+    for batch in listed(store.storage, ref, ["key"]):
+        yield from batch.column("key").to_pylist()
 
 
 def _list_some(what: str, names: list[str]) -> list[str]:
