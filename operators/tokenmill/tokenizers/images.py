@@ -102,7 +102,11 @@ class ImageEncoder:
         return values.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
 
     def encode(self, inputs: Tensor) -> Tokens:
-        """Return one host array ``[B, *stream shape]`` per stream, in its storage type."""
+        """Return one host array ``[B, *stream shape]`` per stream, in its storage type.
+
+        ``inputs`` is what `preprocess` gave, or any float32 tensor of that shape and range.
+        """
+        inputs = inputs.to(self.device).contiguous(memory_format=self.layout)
         with torch.inference_mode(), self._autocast():
             tokens = self.network.tokens(inputs)
         return {name: to_host(value, self.spec[name]) for name, value in tokens.items()}
@@ -148,8 +152,8 @@ class ImageEncoder:
 def _layout(device: torch.device, dtype: Dtype) -> torch.memory_format:
     """Channels last where convolutions run faster so.
 
-    In float32 on a CPU that gains little, and its group normalisation sums less exactly: latents
-    stray four times as far from the float64 ones as with contiguous channels.
+    In float32 on a CPU that gains under a tenth, and sums in an order that takes latents three
+    times as far from the float64 ones as contiguous channels do, so ids near a tie would flip.
     """
     exact = device.type == "cpu" and dtype == "float32"
     return torch.contiguous_format if exact else torch.channels_last

@@ -16,7 +16,9 @@ from torch import Tensor
 #: one fused product, ``addmm(|z|^2 + |e|^2, z, e^T, alpha=-2)`` (MaskGIT-VQGAN in PyTorch, VAR).
 Distance = Literal["expanded", "addmm"]
 
-_BUDGET_VALUES = 2**24
+#: Distances held at a time: 32 MiB on a CPU, near its cache; 256 MiB on a device.
+_BUDGET_VALUES = {"cpu": 2**23}
+_DEVICE_VALUES = 2**26
 
 
 def nearest_code(
@@ -31,17 +33,19 @@ def nearest_code(
         l2_norm: put vectors and codes on the unit sphere first.
 
     Returns:
-        ``int64[...]``. Distances are held for some thousand vectors at a time (64 MiB twice),
-        never for all.
+        ``int64[...]``. Distances are held for some of the vectors at a time, never for all.
     """
     with torch.autocast(z.device.type, enabled=False):
         flat, codes = z.float().reshape(-1, z.shape[-1]), codebook.float()
         if l2_norm:
             flat, codes = F.normalize(flat, dim=-1), F.normalize(codes, dim=-1)
         code_norms = codes.square().sum(dim=1)
-        rows = max(1, _BUDGET_VALUES // len(codes))
+        budget = _BUDGET_VALUES.get(z.device.type, _DEVICE_VALUES)
+        # Parts of equal size: a short last one could be summed by another kernel.
+        count = -(-len(flat) * len(codes) // budget)
         parts = [
-            _argmin(part, codes, code_norms, distance=distance) for part in torch.split(flat, rows)
+            _argmin(part, codes, code_norms, distance=distance)
+            for part in torch.tensor_split(flat, max(1, min(count, len(flat))))
         ]
         return torch.cat(parts).reshape(z.shape[:-1])
 

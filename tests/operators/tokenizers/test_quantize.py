@@ -41,7 +41,7 @@ def test_a_bounded_search_gives_the_ids_of_an_unbounded_one(count: int, rows: in
     codes = torch.from_numpy(generator.standard_normal((64, 4), dtype=np.float32))
     whole = nearest_code(z, codes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantize, "_BUDGET_VALUES", rows * len(codes))
+        patch.setitem(quantize._BUDGET_VALUES, "cpu", rows * len(codes))
         assert torch.equal(nearest_code(z, codes), whole)
 
 
