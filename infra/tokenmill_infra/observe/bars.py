@@ -10,7 +10,6 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
@@ -58,14 +57,14 @@ class RichObserver:
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
-                MofNCompleteColumn(),
+                TextColumn("{task.fields[done]}"),
                 TextColumn("{task.fields[pace]}"),
                 TimeElapsedColumn(),
                 console=self._console,
                 transient=True,
             )
             self._bars.start()
-        self._tasks.append((self._bars.add_task(name, total=None, pace=""), Pace()))
+        self._tasks.append((self._bars.add_task(name, total=None, done="", pace=""), Pace()))
 
     def _pop(self) -> None:
         task, _ = self._tasks.pop()
@@ -93,6 +92,7 @@ class RichObserver:
             task,
             completed=done_assets,
             total=total_assets or None,
+            done=f"{done_assets:,}/{total_assets:,}" if total_assets else f"{done_assets:,}",
             pace=describe(pace, total_assets, bottleneck(pace.seconds, threads)),
         )
 
