@@ -86,7 +86,7 @@ class ImageEncoder:
         self.layout = _layout(self.device, dtype)
         module = cast("Any", network)  # the stubs of Module.to leave out memory_format
         module.eval().requires_grad_(False).to(self.device, memory_format=self.layout)
-        self.network = module
+        self.network: Any = module
         self.spec = spec
         self.normalisation = normalisation
         self.dtype = dtype
