@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 
-#: Tokens gathered at once, for several steps: they stay in the processor's cache until used.
-CHUNK_BYTES = 8 * 2**20
+#: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
+#: enough to stay in the processor's cache until the batches are used.
+CHUNK_BYTES = 2 * 2**20
 CHUNK_STEPS = 256
 #: Bytes that a sample of varying shape is taken to have when a chunk is sized.
 VARIABLE_BYTES = 4096

@@ -31,11 +31,11 @@ def gather_rows(
     from footers that were.
     """
     count = len(offsets)
-    views = np.empty((count, 4), np.int32)
+    # Two words: the length and a prefix for comparisons, left zero; the buffer and the offset.
+    views = np.empty((count, 2), "<i8")
     views[:, 0] = row_bytes
-    views[:, 1] = 0  # the value's first four bytes, read by comparisons alone
-    views[:, 2] = which
-    views[:, 3] = offsets
+    np.left_shift(offsets, 32, out=views[:, 1])
+    views[:, 1] |= which
     parts = [None, pa.py_buffer(views), *buffers]
     array = pa.Array.from_buffers(pa.binary_view(), count, parts)
     kind = pa.binary() if count * row_bytes < 2**31 else pa.large_binary()

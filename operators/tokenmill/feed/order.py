@@ -7,7 +7,6 @@ ranges instead of as many single rows, and trains like a full shuffle (Levanter,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -51,7 +50,7 @@ class Order:
         if self.shuffle == "full":
             return permute(positions, self.rows, derive_key("rows", self.seed, epoch))
         if self.shuffle == "block":
-            return _Blocks.of(self, epoch).at(positions)
+            return _blocks(self, epoch).at(positions)
         if positions.size and not 0 <= positions.min() <= positions.max() < self.rows:
             raise ValueError(f"positions must be in [0, {self.rows})")
         return positions
@@ -74,16 +73,6 @@ class _Blocks:
     seed: int
     epoch: int
 
-    @classmethod
-    def of(cls, order: Order, epoch: int) -> _Blocks:
-        count = -(-order.rows // order.block_rows)
-        # Windows of even size, for a last one of a few blocks would hardly be shuffled.
-        windows = max(1, round(count / order.window_blocks))
-        key = derive_key("blocks", order.seed, epoch)
-        short = int(unpermute([count - 1], count, key)[0])
-        size = order.block_rows
-        return cls(order.rows, size, count, windows, short, key, order.seed, epoch)
-
     @property
     def shortfall(self) -> int:
         return self.count * self.size - self.rows
@@ -91,8 +80,15 @@ class _Blocks:
     def at(self, positions: Indices) -> Indices:
         if positions.size and not 0 <= positions.min() <= positions.max() < self.rows:
             raise ValueError(f"positions must be in [0, {self.rows})")
+        if not positions.size:
+            return positions
+        ends = self._windows(np.array([positions.min(), positions.max()]))
+        if ends[0] == ends[1]:
+            return self._within(int(ends[0]), positions)
         out = np.empty(positions.shape, np.int64)
-        for window, where in _groups(self._windows(self._slots(positions))):
+        windows = self._windows(positions)
+        for window in np.unique(windows).tolist():
+            where = windows == window
             out[where] = self._within(window, positions[where])
         return out
 
@@ -117,12 +113,21 @@ class _Blocks:
         shifted: Indices = (positions + self.shortfall * behind) // self.size
         return shifted
 
-    def _windows(self, slots: Indices) -> Indices:
+    def _windows(self, positions: Indices) -> Indices:
         """Window w holds the slots from ``w * count // windows`` to the next one's first."""
-        if self.windows == 1:
-            return np.zeros_like(slots)
-        found: Indices = ((slots + 1) * self.windows - 1) // self.count
+        found: Indices = ((self._slots(positions) + 1) * self.windows - 1) // self.count
         return found
+
+
+@lru_cache(maxsize=16)
+def _blocks(order: Order, epoch: int) -> _Blocks:
+    count = -(-order.rows // order.block_rows)
+    # Windows of even size, for a last one of a few blocks would hardly be shuffled.
+    windows = max(1, round(count / order.window_blocks))
+    key = derive_key("blocks", order.seed, epoch)
+    short = int(unpermute([count - 1], count, key)[0])
+    size = order.block_rows
+    return _Blocks(order.rows, size, count, windows, short, key, order.seed, epoch)
 
 
 @lru_cache(maxsize=16)
@@ -131,15 +136,3 @@ def _dealt(first: int, stop: int, count: int, key: int) -> Indices:
     blocks = permute(np.arange(first, stop), count, key)
     blocks.flags.writeable = False
     return blocks
-
-
-def _groups(values: Indices) -> Iterator[tuple[int, Indices | slice]]:
-    """Yield each distinct value and where it stands; positions mostly share one window."""
-    if not values.size:
-        return
-    low, high = int(values.min()), int(values.max())
-    if low == high:
-        yield low, slice(None)
-        return
-    for value in np.unique(values).tolist():
-        yield value, np.flatnonzero(values == value)
