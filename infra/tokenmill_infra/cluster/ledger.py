@@ -58,7 +58,7 @@ class State:
     losses: int = 0
     retries: int = 0
     searches: int = 0
-    killers: int = 0
+    killers: set[int] = field(default_factory=set)
     search: Search | None = None
     done: bool = False
 
@@ -180,7 +180,7 @@ class Ledger:
 
     def _search(self, state: State, reason: str) -> Outcome | None:
         state.searches += 1
-        if state.searches > MAX_SEARCHES or state.killers >= MAX_KILLERS:
+        if state.searches > MAX_SEARCHES or len(state.killers) >= MAX_KILLERS:
             return self._give_up(state, f"its actors kept dying ({reason})")
         state.search = Search(0, state.task.items)
         self._try(state)
@@ -198,8 +198,10 @@ class Ledger:
         if not state.search.over:
             self._try(state)
             return None
+        if state.search.found in state.killers:
+            return self._give_up(state, "kills its actors even without the items that do")
         if state.search.found is not None:
-            state.killers += 1
+            state.killers.add(state.search.found)
             state.searches -= 1
             error = "killed its worker process, alone and repeatedly"
             state.task = state.task.without(state.search.found, error)
