@@ -51,16 +51,17 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows in the order in which they were asked for; the rows of several batches."""
+    """Several batches of ``share`` rows: tokens a batch, columns of all of them."""
 
-    streams: dict[str, Values]
+    streams: dict[str, list[Values]]
     columns: dict[str, pa.Array]
+    share: int
 
-    def batch(self, start: int, stop: int) -> Batch:
-        """Return rows ``[start, stop)``: views of the tokens, and the columns as numpy arrays."""
-        batch: Batch = {name: values[start:stop] for name, values in self.streams.items()}
+    def batch(self, index: int) -> Batch:
+        """Return one batch: its tokens, and its columns as numpy arrays."""
+        batch: Batch = {name: values[index] for name, values in self.streams.items()}
         for name, array in self.columns.items():
-            batch[name] = to_numpy(array.slice(start, stop - start))
+            batch[name] = to_numpy(array.slice(index * self.share, self.share))
         return batch
 
 

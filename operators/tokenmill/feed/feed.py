@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,8 +37,20 @@ Rows = npt.NDArray[np.int64]
 #: enough to stay in the processor's cache until the batches are used.
 CHUNK_BYTES = 2 * 2**20
 CHUNK_STEPS = 256
+#: Chunks whose rows are ordered and located at once: arithmetic on short arrays is mostly calls.
+LOCATED_CHUNKS = 4
 #: Bytes that a sample of varying shape is taken to have when a chunk is sized.
 VARIABLE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Some steps, and where this rank's rows of them lie."""
+
+    first: int
+    steps: int
+    shards: Rows
+    rows: Rows
 
 
 class Feed:
@@ -47,7 +60,8 @@ class Feed:
     storage type (ids in the narrowest unsigned type, bits as uint8, bfloat16 as its uint16 bits),
     or a list of arrays where shapes vary; every column of ``columns`` as an array, text as
     objects. Joined in the order of ranks, the batches of all ranks are the global batch, the same
-    for any world size. Tokens are views of a chunk of a few megabytes: copy a batch that you keep.
+    for any world size. Tokens of an Arrow store own their
+    memory, so a batch may be kept or written to.
 
     ``epochs`` None never ends. Otherwise iteration stops after that many epochs in all, counted
     from the start of training and not from a restore. An iterator goes on where the last one
@@ -202,39 +216,49 @@ class Feed:
 
     def _iterate(self) -> Iterator[Batch]:
         self._iterators += 1
-        mine, share = self._iterators, self._batch_size // self._world_size
+        mine = self._iterators
         self._notice_fork()
         chunks = prefetch(
             self._read, self._spans(), threads=self._threads, after_fork=self._notice_fork
         )
         with closing(chunks):
-            for first, steps, chunk in chunks:
-                for i in range(steps):
+            for span, chunk in chunks:
+                for i in range(span.steps):
                     if mine != self._iterators:
                         raise JobError("the feed was restored or iterated anew: take that iterator")
-                    self._step = first + i + 1
-                    yield chunk.batch(i * share, (i + 1) * share)
+                    self._step = span.first + i + 1
+                    yield chunk.batch(i)
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        """Yield (first step, number of steps) of each chunk; small ones first, to start quickly."""
+    def _spans(self) -> Iterator[_Span]:
+        """Yield what each chunk holds; small chunks first, to start quickly."""
         step, count = self._step, 1
+        share = self._batch_size // self._world_size
         end = None if self._epochs is None else self._epochs * len(self)
         while end is None or step < end:
-            count = min(count, self._chunk_steps, count if end is None else end - step)
-            yield step, count
-            step += count
-            count *= 2
+            steps = LOCATED_CHUNKS * count
+            steps = steps if end is None else min(steps, end - step)
+            shards, rows = self._plan.locate(self._share_of(step, steps))
+            for i in range(0, steps, count):
+                part = slice(i * share, (i + count) * share)
+                yield _Span(step + i, min(count, steps - i), shards[part], rows[part])
+            step += steps
+            count = min(2 * count, self._chunk_steps)
 
-    def _read(self, span: tuple[int, int]) -> tuple[int, int, Chunk]:
-        first, count = span
+    def _share_of(self, first: int, count: int) -> Rows:
+        """Return this rank's rows of some steps, which may belong to several epochs."""
         steps = np.arange(first, first + count)
         share = self._batch_size // self._world_size
         epochs = range(first // len(self), (first + count - 1) // len(self) + 1)
-        rows = [
-            self._rows_of(epoch, steps[steps // len(self) == epoch], self._rank * share, share)
-            for epoch in epochs
-        ]
-        return first, count, self._shards.gather(*self._plan.locate(np.concatenate(rows)))
+        return np.concatenate(
+            [
+                self._rows_of(epoch, steps[steps // len(self) == epoch], self._rank * share, share)
+                for epoch in epochs
+            ]
+        )
+
+    def _read(self, span: _Span) -> tuple[_Span, Chunk]:
+        share = self._batch_size // self._world_size
+        return span, self._shards.gather(span.shards, span.rows, share=share)
 
     def _rows_of(self, epoch: int, steps: Rows, start: int, count: int) -> Rows:
         """Return ``count`` rows of each step's global batch from its place ``start`` on."""

@@ -40,8 +40,8 @@ class GroupedShards:
         self._lock = threading.Lock()
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
-    def gather(self, shards: Rows, rows: Rows) -> Chunk:
-        """Return row ``rows[i]`` of shard ``shards[i]`` at place i.
+    def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
+        """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
 
         Raises:
             CorruptShardError: a shard is missing or not what was committed.
@@ -51,13 +51,16 @@ class GroupedShards:
         back[order] = np.arange(len(order))
         with self._lock:
             parts = [self._read(shard, rows[order][run]) for shard, run in _runs(shards[order])]
-        streams = {
+        joined = {
             stream.name: _joined([part[0][stream.name] for part in parts], back)
             for stream in self._projection.streams
         }
         table = pa.Table.from_batches([part[1] for part in parts]).take(pa.array(back))
         columns = table.combine_chunks().to_batches()[0]
-        return Chunk(streams, {name: columns.column(name) for name in self._projection.columns})
+        starts = range(0, len(rows), share)
+        streams = {n: [v[i : i + share] for i in starts] for n, v in joined.items()}
+        chosen = {name: columns.column(name) for name in self._projection.columns}
+        return Chunk(streams, chosen, share)
 
     def _read(self, shard: int, rows: Rows) -> tuple[dict[str, Values], pa.RecordBatch]:
         reader = self._reader(shard)

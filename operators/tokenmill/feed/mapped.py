@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tokenmill.feed.columns import Chunk, Projection, Values
 from tokenmill.feed.files import ShardFiles
-from tokenmill.feed.gather import MIN_ROW_BYTES, gather_rows
+from tokenmill.feed.gather import AddressSpan
 from tokenmill.shards.arrow import ArrowShardReader
 from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
 from tokenmill_schemas.errors import CorruptShardError
@@ -25,16 +25,14 @@ Rows = npt.NDArray[np.int64]
 
 #: Shards that stay mapped. A map costs address space and a few kilobytes, not memory.
 OPEN_SHARDS = 4096
-#: Views address a buffer with 31 bits: larger files are cut into overlapping windows of twice this.
-WINDOW_BITS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """One mapped shard: its windows, where its streams begin in each batch, its other columns."""
+    """One mapped shard: the address of each stream in each batch, and its other columns."""
 
     shard: int
-    windows: tuple[pa.Buffer, ...]
+    buffer: pa.Buffer
     batch_rows: int
     starts: dict[str, Rows]
     batches: list[pa.RecordBatch | None]
@@ -45,8 +43,8 @@ class _Open:
 class _Located:
     """Where the rows of one gather lie; stays valid when shards are closed meanwhile."""
 
-    buffers: list[pa.Buffer]
-    places: dict[str, tuple[Rows, Rows]]
+    span: AddressSpan
+    places: dict[str, Rows]
     batches: list[pa.RecordBatch]
     index: Rows
 
@@ -63,8 +61,7 @@ class MappedShards:
         self._limit = limit
         packing = projection.layout.packing
         fixed = [s for s in projection.streams if s.is_fixed]
-        sizes = {s.name: stored_row(s, packing)[0] for s in fixed}
-        self._row_bytes = {name: size for name, size in sizes.items() if size >= MIN_ROW_BYTES}
+        self._row_bytes = {s.name: stored_row(s, packing)[0] for s in fixed}
         self._names = list(projection.columns)
         for stream in projection.streams:
             if stream.name not in self._row_bytes:
@@ -75,36 +72,41 @@ class MappedShards:
         """Forget every open shard and lock: after a fork, whose child inherits a lock as it was."""
         self._lock = threading.Lock()
         self._tick = 0
-        # Per shard of the snapshot: its first buffer and batch, its batch size, when last used.
-        self._buffer = np.zeros(len(self._samples), np.int32)
+        # Per shard of the snapshot: its first batch, its batch size, when last used.
         self._first = np.full(len(self._samples), -1, np.int32)
         self._batch_rows = np.ones(len(self._samples), np.int32)
         self._used = np.zeros(len(self._samples), np.int32)
         self._load([])
 
-    def gather(self, shards: Rows, rows: Rows) -> Chunk:
-        """Return row ``rows[i]`` of shard ``shards[i]`` at place i.
+    def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
+        """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
 
         Raises:
             CorruptShardError: a shard is missing or not what was committed.
         """
         with self._lock:
             located = self._locate(shards, rows)
-        streams: dict[str, Values] = {}
         table = self._take(located)
-        for stream in self._projection.streams:
-            streams[stream.name] = self._stream(stream, located, table)
-        return Chunk(streams, {name: table.column(name) for name in self._projection.columns})
+        parts = [slice(i, i + share) for i in range(0, len(rows), share)]
+        streams = {s.name: self._stream(s, located, table, parts) for s in self._projection.streams}
+        columns = {name: table.column(name) for name in self._projection.columns}
+        return Chunk(streams, columns, share)
 
-    def _stream(self, stream: Stream, located: _Located, table: pa.RecordBatch) -> Values:
+    def _stream(
+        self, stream: Stream, located: _Located, table: pa.RecordBatch, parts: list[slice]
+    ) -> list[Values]:
         packing = self._projection.layout.packing
-        if stream.name not in self._row_bytes:
+        if not stream.is_fixed:
             found = decode_stream(table, stream, packing)
-            return found.copy() if isinstance(found, np.ndarray) else found
+            return [found[part] for part in parts]
         size, dtype = stored_row(stream, packing)
-        which, offsets = located.places[stream.name]
-        stored = gather_rows(located.buffers, which, offsets, size)
-        return unpack_rows(stored.view(dtype), stream, packing)
+        view, places = located.span.rows(size), located.places[stream.name]
+        # A batch at a time: its memory comes warm from the last one's, a chunk's from the kernel.
+        stored = (view[places[part]].view(dtype) for part in parts)
+        return [
+            unpack_rows(rows.reshape(-1, size // dtype.itemsize), stream, packing)
+            for rows in stored
+        ]
 
     def _take(self, located: _Located) -> pa.RecordBatch:
         """Return the columns that are not gathered as bytes, at the located rows."""
@@ -123,18 +125,12 @@ class MappedShards:
         batch = rows // size
         within = rows - batch * size
         entry = self._first[shards] + batch
-        places = {name: self._place(name, shards, entry, within) for name in self._row_bytes}
+        places = {
+            name: self._starts[name][entry] + (within * size_bytes - self._span.low)
+            for name, size_bytes in self._row_bytes.items()
+        }
         batches, index = self._batches_of(entry, within) if self._names else ([], within)
-        return _Located(self._buffers, places, batches, index)
-
-    def _place(self, name: str, shards: Rows, entry: Rows, within: Rows) -> tuple[Rows, Rows]:
-        """Return the buffer and the offset in it of each row of a stream."""
-        which = self._buffer[shards].astype(np.int64)
-        offsets = self._starts[name][entry] + within * self._row_bytes[name]
-        if self._windowed:
-            which += offsets >> WINDOW_BITS
-            offsets &= (1 << WINDOW_BITS) - 1
-        return which, offsets
+        return _Located(self._span, places, batches, index)
 
     def _batches_of(self, entry: Rows, within: Rows) -> tuple[list[pa.RecordBatch], Rows]:
         """Return the batches that hold the rows, and each row's place in them laid end to end."""
@@ -172,13 +168,10 @@ class MappedShards:
         self._common = shards[0].batch_rows if shards else 1
         numbers = np.array([s.shard for s in shards], np.int64)
         counts = np.array([len(s.batches) for s in shards], np.int64)
-        windows = np.array([len(s.windows) for s in shards], np.int64)
         self._first[numbers] = np.cumsum(counts) - counts
-        self._buffer[numbers] = np.cumsum(windows) - windows
         self._batch_rows[numbers] = [s.batch_rows for s in shards]
         self._owners = np.repeat(np.arange(len(shards)), counts)
-        self._buffers = [buffer for s in shards for buffer in s.windows]
-        self._windowed = len(self._buffers) > len(shards)
+        self._span = AddressSpan([s.buffer for s in shards])
         none = np.empty(0, np.int64)
         self._starts = {
             name: np.concatenate([none, *(s.starts[name] for s in shards)])
@@ -199,9 +192,9 @@ class MappedShards:
         firsts = np.arange(0, reader.rows, reader.batch_rows)
         return _Open(
             shard,
-            _windows(buffer),
+            buffer,
             reader.batch_rows,
-            {name: reader.offsets(name, firsts) for name in self._row_bytes},
+            {name: reader.offsets(name, firsts) + buffer.address for name in self._row_bytes},
             [None] * len(firsts),
             self._column_reader(buffer) if self._names else None,
         )
@@ -211,9 +204,3 @@ class MappedShards:
         fields = [names.index(name) for name in self._names]
         options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
         return pa.ipc.open_file(pa.BufferReader(buffer), options=options)
-
-
-def _windows(buffer: pa.Buffer) -> tuple[pa.Buffer, ...]:
-    step = 1 << WINDOW_BITS
-    starts = range(0, buffer.size, step)
-    return tuple(buffer.slice(i, min(2 * step - 1, buffer.size - i)) for i in starts)

@@ -111,19 +111,6 @@ def test_few_shards_stay_open_and_the_batches_are_the_same(
     assert len(serial._shards._shards) <= max(limit, 2)  # type: ignore[union-attr]
 
 
-def test_files_beyond_two_gigabytes_are_read_through_windows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With windows of 4 KiB in place of 1 GiB, rows lie in all of them and across their edges."""
-    store = build_store(tmp_path / "store", [900, 700])
-    want = list(Feed(store, batch_size=100, epochs=1, threads=0))
-    monkeypatch.setattr(mapped, "WINDOW_BITS", 12)
-    feed = Feed(store, batch_size=100, epochs=1, threads=0)
-    for mine, batch in zip(feed, want, strict=True):
-        assert np.array_equal(mine["image"], batch["image"])
-    assert len(feed._shards._buffers) > 10  # type: ignore[union-attr]
-
-
 def test_shards_of_several_batch_sizes_in_one_store(tmp_path: Path) -> None:
     """Another commit may have written other record batches."""
     first = ShardsConfig(batch_rows=16)
