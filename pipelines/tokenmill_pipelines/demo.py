@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -41,9 +42,9 @@ def main() -> int:
 
 
 def _show(console: Console, result: RunResult, wall_s: float) -> None:
-    table = Table(title="What was done", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = Table(title="What was done", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for name in ("assets", "samples", "tokens", "bytes", "shards"):
         table.add_row(name, f"{result.totals[name]:,}")
     table.add_row("quarantined", str(result.quarantined))
@@ -60,7 +61,7 @@ def _show_batch(console: Console, store: Store) -> None:
     batch = next(iter(feed))
     console.print("\nThe first training batch")
     for name, values in batch.items():
-        if hasattr(values, "shape") and values.ndim > 1:
+        if isinstance(values, np.ndarray) and values.ndim > 1:
             console.print(
                 f"  {name}: {values.dtype}{list(values.shape)} {values[0].ravel()[:8]} ..."
             )

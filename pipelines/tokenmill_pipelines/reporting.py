@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from tokenmill.shards.columns import decode_stream
 from tokenmill.store import paths
 from tokenmill.store.plans import read_unit
 from tokenmill.tokenizers.base import Encoder
@@ -18,7 +20,7 @@ from tokenmill_pipelines.report import write_report
 from tokenmill_pipelines.report.environment import environment
 from tokenmill_pipelines.report.record import Quarantined, Reconstruction, RunRecord
 from tokenmill_pipelines.report.redact import redact
-from tokenmill_pipelines.stages import Run, result_of
+from tokenmill_pipelines.stages import Run, quarantined, result_of
 from tokenmill_schemas.asset import AssetRef, refs_of
 from tokenmill_schemas.errors import AssetError, TokenmillError, TransientError
 from tokenmill_schemas.job import job_table
@@ -73,16 +75,10 @@ def make_record(run: Run, *, pictures: bool = True) -> RunRecord:
         statistics=merged(receipt.statistics for receipt in receipts).to_json(),
         reconstructions=tuple(_reconstructions(run)) if pictures else (),
         quarantine=tuple(_quarantine(run, thumbnails=THUMBNAILS if pictures else 0)),
-        reasons=Counter(reason for _, reason, _ in _bad(receipts)),
+        reasons=Counter(reason for _, reason, _ in quarantined(receipts)),
         environment=environment(),
         facts={"lost actors": encoding.lost_actors, "reused units": len(encoding.reused)},
     )
-
-
-def _bad(receipts: tuple[Receipt, ...]) -> Iterator[tuple[str, str, str]]:
-    for receipt in receipts:
-        for reject in receipt.rejects:
-            yield reject.asset_key, reject.reason, reject.error
 
 
 def _quarantine(run: Run, *, thumbnails: int) -> Iterator[Quarantined]:
@@ -157,8 +153,10 @@ def _reconstruction(
 ) -> Reconstruction:
     rows = np.array([row], dtype=np.int64)
     with run.assembly.store.shard(receipt.path) as shard:
-        names = shard.columns(["asset_key", "view.index"], rows).to_pylist()[0]
-        tokens = _tokens(run, shard, rows)
+        sample = shard.columns(shard.layout.schema.names, rows)
+        spec, packing = shard.layout.spec, shard.layout.packing
+    tokens = {s.name: _stacked(decode_stream(sample, s, packing)) for s in spec.streams}
+    names = sample.select(["asset_key", "view.index"]).to_pylist()[0]
     ref = refs[names["asset_key"]]
     with run.assembly.source.open(ref) as stream:
         picture = run.assembly.decoder.decode(ref, stream)
@@ -167,5 +165,6 @@ def _reconstruction(
     return Reconstruction(ref.key, original, encoder.decode(tokens)[0])
 
 
-def _tokens(run: Run, shard: Any, rows: Any) -> dict[str, Any]:
-    return {s.name: shard.take(s.name, rows) for s in run.assembly.identity.spec.streams}
+def _stacked(values: Any) -> npt.NDArray[Any]:
+    """One sample's tokens with a leading axis of one, whether its shape varies or not."""
+    return values[0][None] if isinstance(values, list) else np.asarray(values)

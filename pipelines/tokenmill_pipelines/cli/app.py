@@ -86,11 +86,14 @@ def run(
 ) -> None:
     """Tokenize what a job's source lists and its store lacks."""
     with guard(as_json=as_json, debug=debug) as observer:
-        from tokenmill_pipelines.flows.settings import configured
-        from tokenmill_pipelines.stages import run_job
+        from tokenmill_infra.cluster import limit_threads
         from tokenmill_schemas.job import read_job
 
         read = read_job(job, overrides=tuple(sets or ()))
+        limit_threads(read.cluster)  # before numpy is loaded, which reads it once
+        from tokenmill_pipelines.flows.settings import configured
+        from tokenmill_pipelines.stages import run_job
+
         result = run_job(read, observer=observer, prefect=prefect or configured())
         _finish(result, as_json=as_json)
 
