@@ -30,4 +30,4 @@ def keep_buffers() -> bool:
     if mallopt is None:
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-    return sum(mallopt(option, value) for option, value in settings) == len(settings)
+    return all(bool(mallopt(option, value)) for option, value in settings)
