@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Rows = npt.NDArray[np.int64]
 
+#: What the feed reads of the manifest.
+SHARD_FACTS = ["path", "samples", "format", "sha256"]
 #: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
 #: enough to stay in the processor's cache until the batches are used.
 CHUNK_BYTES = 2 * 2**20
@@ -118,23 +120,17 @@ class Feed:
         self._store = Store.open(store) if isinstance(store, str) else store
         self.snapshot: Snapshot = self._store.snapshot(ref)
         _check_snapshot(self.snapshot, fingerprint, self._store.uri)
-        columns_read = ["path", "samples", "format", "sha256"]
-        table = self._store.segments(self.snapshot, columns_read).combine_chunks()
+        table = self._store.segments(self.snapshot, SHARD_FACTS).combine_chunks()
         samples = table.column("samples").to_numpy()
         self._plan = Plan.of(samples)
         self._order = Order(self._plan.rows, seed, shuffle)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
         self._check_settings()
-        layout = self._store.layout(self.snapshot)
         names = None if streams is None else tuple(streams)
-        projection = Projection.of(layout, names, tuple(columns))
+        projection = Projection.of(self._store.layout(self.snapshot), names, tuple(columns))
         files = ShardFiles(self._store.storage, table, cache or ShardCache(default_cache()))
-        self._shards: MappedShards | GroupedShards = (
-            MappedShards(files, samples, projection)
-            if set(table.column("format").unique().to_pylist()) == {"arrow"}
-            else GroupedShards(files, projection)
-        )
+        self._shards = _open_shards(files, samples, projection)
         self._chunk_steps = _chunk_steps(projection, batch_size // world_size)
         self._step = 0
         self._iterators = 0
@@ -291,6 +287,15 @@ class Feed:
                 "drop_last=False",
                 path="feed.batch_size",
             )
+
+
+def _open_shards(
+    files: ShardFiles, samples: Rows, projection: Projection
+) -> MappedShards | GroupedShards:
+    """Return the fast reader if all shards are Arrow files, else the one for any format."""
+    if set(files.table.column("format").unique().to_pylist()) == {"arrow"}:
+        return MappedShards(files, samples, projection)
+    return GroupedShards(files, projection)
 
 
 def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
