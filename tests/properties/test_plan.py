@@ -24,6 +24,7 @@ ROWS = st.lists(
 def batch(rows: list[Row]) -> pa.RecordBatch:
     """A listing of these rows."""
     core = [(key, f"s3://x/{key}", "", "image", 5, version) for key, version, _, _ in rows]
+    columns: dict[str, list[str | int | None]]
     columns = {name: [row[i] for row in core] for i, name in enumerate(ASSET_NAMES)}
     columns["caption"] = [row[2] for row in rows]
     columns["n"] = [row[3] for row in rows]

@@ -105,7 +105,8 @@ def test_the_content_id_sees_all_that_is_held(snapshot: Snapshot) -> None:
     """Another shard list, reject list, plan, tombstone, layout or fingerprint is another id."""
     more = FileRef("new", "new-hash", 1, 1)
     for name in ("segments", "rejects", "plans", "tombstones"):
-        changed = replace(snapshot, **{name: (*getattr(snapshot, name), more)})
+        value: Any = (*getattr(snapshot, name), more)
+        changed = replace(snapshot, **{name: value})
         assert changed.content_id != snapshot.content_id
     for name in ("fingerprint", "layout"):
         changed = replace(snapshot, **{name: getattr(snapshot, name) + "x"})

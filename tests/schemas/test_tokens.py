@@ -11,6 +11,7 @@ from tokenmill_schemas.tokens import (
     AXES,
     FLOAT_BITS,
     Axis,
+    Kind,
     Latent,
     Stream,
     TokenSpec,
@@ -32,7 +33,7 @@ LATENT = st.builds(
 def streams(draw: st.DrawFn, name: str) -> Stream:
     """A stream of any kind."""
     axes = tuple(draw(st.lists(AXIS, min_size=1, max_size=3)))
-    kind = draw(st.sampled_from(["index", "bits", "float"]))
+    kind: Kind = draw(st.sampled_from(["index", "bits", "float"]))
     own: dict[str, Any] = {}
     if kind == "index":
         last = axes[-1].size

@@ -11,6 +11,7 @@ A fault is never part of an identity: a store made in spite of it must equal one
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -33,6 +34,9 @@ from tokenmill_schemas.errors import CheckpointError, JobError, TransientError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
+#: What a store holds, apart from when and by whom it was made.
+CONTENT = ("data", "manifest", "plans", "quarantine")
+
 FaultName = Literal["exit", "segfault", "hang", "error", "memory", "transient"]
 
 #: Longer than any deadline of a test; not for ever, so that no test leaves a thread for good.
@@ -41,6 +45,15 @@ HANG_S = 60.0
 
 class OutOfMemoryError(RuntimeError):
     """Stands for torch's error of the same name."""
+
+
+def content_of(store: str | Path) -> dict[str, str]:
+    """Return the sha256 of every file that a local store's content consists of, by its path."""
+    root = Path(store)
+    files = sorted(file for name in CONTENT for file in (root / name).rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
 
 
 def _segfault() -> NoReturn:

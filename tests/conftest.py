@@ -1,0 +1,92 @@
+"""What tests of several folders share: small jobs, a Ray cluster, the sample corpus."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenmill_schemas.job import Job, parse_job, read_job
+
+ROOT = Path(__file__).parents[1]
+
+#: For Ray and all that it starts: nothing leaves the machine, and the dead are noticed at once.
+RAY_ENV = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    # Without it Ray warns, and warnings are errors here.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+JobOf = Callable[..., Job]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with another one laid over it, section by section."""
+    table = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(table.get(key), Mapping)
+        table[key] = merged(table[key], value) if both else value
+    return table
+
+
+@pytest.fixture
+def noise_job(tmp_path: Path) -> JobOf:
+    """Makes jobs over pictures of noise: ``noise_job("store", cluster={...}, ...)``."""
+
+    def make(store: str = "store", **sections: Any) -> Job:
+        table = {
+            "name": "noise",
+            "source": {"kind": "tokenmill.testing.faults:NoisePictures", "count": 24},
+            "decoder": {"kind": "tokenmill.testing.faults:FaultyDecoder"},
+            "tokenizer": {"kind": "tokenmill.testing.faults:BlockMeans"},
+            "shards": {"unit_assets": 6},
+            "store": {"uri": str(tmp_path / store)},
+            "cluster": {"backend": "local", "actors": 1},
+        }
+        return parse_job(merged(table, sections))
+
+    return make
+
+
+@pytest.fixture
+def sample_job(tmp_path: Path) -> JobOf:
+    """Makes jobs over the sample corpus: ``sample_job("store", "cluster.actors=2", ...)``."""
+
+    def make(store: str = "store", *overrides: str) -> Job:
+        fixed = (f"store.uri={tmp_path / store}", "cluster.backend=local", "shards.unit_assets=8")
+        return read_job(ROOT / "pipelines/jobs/demo.toml", overrides=(*fixed, *overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster with four cores and two GPUs, none of them real."""
+    import ray
+
+    os.environ.update(RAY_ENV)
+    # Socket paths below it must stay under 107 bytes, which pytest's own folders do not.
+    folder = tempfile.mkdtemp(prefix="tm")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=2,
+        include_dashboard=False,
+        object_store_memory=80 * 2**20,
+        log_to_driver=False,
+        _temp_dir=folder,
+        _node_ip_address="127.0.0.2",
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
