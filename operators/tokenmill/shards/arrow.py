@@ -81,8 +81,8 @@ class ArrowShardReader:
     """
 
     def __init__(self, source: Path | pa.Buffer) -> None:
-        self._name = "<memory>" if isinstance(source, pa.Buffer) else str(source)
-        self._buffer = source if isinstance(source, pa.Buffer) else _map(source)
+        self._name = str(source) if isinstance(source, Path) else "<memory>"
+        self._buffer: pa.Buffer = _map(source) if isinstance(source, Path) else source
         self._bytes = np.frombuffer(self._buffer, np.uint8)
         self._ipc = self._open()
         self._layout = self._read_layout()

@@ -127,7 +127,7 @@ class IndexStatistics:
 
     @property
     def _limits(self) -> int | tuple[int, ...]:
-        return self.books if len(self.books) > 1 else self.books[0]
+        return self.books if len(self.books) > 1 else max(self.books)
 
     def _buckets(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if self.is_exact:

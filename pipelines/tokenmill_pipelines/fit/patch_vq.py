@@ -174,8 +174,7 @@ def _draw(
 
 def _smooth_first(energy: Floats) -> Floats:
     """Texture masks errors and smooth areas show them, so smooth patches weigh more."""
-    weights: Floats = 1 / np.sqrt(1 + energy / SMOOTH_ENERGY)
-    return weights
+    return (1 / np.sqrt(1 + energy / SMOOTH_ENERGY)).astype(np.float32)
 
 
 def _flat_seldom(energy: Floats) -> Floats:
