@@ -100,7 +100,7 @@ class NoisePictures:
     """``count`` small PNGs of noise, made when they are opened.
 
     Attributes:
-        count: how many; the keys are ``picture-0000`` and so on.
+        count: how many; the keys are ``picture-0000`` and so on, from ``start``.
         sides: sides in pixels, taken in turn.
         repeated: keys that are listed a second time, at the end.
         faults: what happens when a key is opened.
@@ -113,6 +113,7 @@ class NoisePictures:
     faults: dict[str, FaultName] = field(default_factory=dict)
     once: str = ""
     open_s: float = 0.0
+    start: int = 0
 
     def companions(self) -> pa.Schema:
         """Return one column, ``number``."""
@@ -120,7 +121,8 @@ class NoisePictures:
 
     def list(self) -> Iterator[pa.RecordBatch]:
         """Yield all keys in order."""
-        numbers = [*range(self.count), *(int(key.split("-")[1]) for key in self.repeated)]
+        numbers = list(range(self.start, self.start + self.count))
+        numbers += [int(key.split("-")[1]) for key in self.repeated]
         if not numbers:
             return
         keys = [f"picture-{number:04d}" for number in numbers]
