@@ -22,10 +22,10 @@ from tokenmill_pipelines.report.record import Quarantined, Reconstruction, RunRe
 from tokenmill_pipelines.report.redact import redact
 from tokenmill_pipelines.stages import Run, quarantined, result_of
 from tokenmill_schemas.asset import AssetRef, refs_of
-from tokenmill_schemas.errors import AssetError, TokenmillError, TransientError
+from tokenmill_schemas.errors import AssetError, Reason, TokenmillError, TransientError
 from tokenmill_schemas.job import job_table
 from tokenmill_schemas.plan import Unit
-from tokenmill_schemas.snapshot import Receipt
+from tokenmill_schemas.snapshot import Receipt, Reject
 
 #: Pictures shown beside their reconstructions, and quarantined assets listed.
 PICTURES = 8
@@ -89,11 +89,22 @@ def _quarantine(run: Run, *, thumbnails: int) -> Iterator[Quarantined]:
         for reject in receipt.rejects:
             if count >= LISTED:
                 return
-            data = _peek(run, refs.get(reject.asset_key)) if count < thumbnails else b""
+            looked_at = count < thumbnails and _is_harmless(reject)
+            data = _peek(run, refs.get(reject.asset_key)) if looked_at else b""
             count += 1
             yield Quarantined(
                 reject.asset_key, reject.uri, reject.reason, reject.stage, reject.error, data
             )
+
+
+def _is_harmless(reject: Reject) -> bool:
+    """Whether looking at an asset again, in this process, is safe.
+
+    What killed a worker would kill the run itself at its very end, and what hung would hang it;
+    what could not be fetched need not be asked for again.
+    """
+    fatal = {Reason.KILLED_WORKER, Reason.DEADLINE, Reason.DUPLICATE_KEY}
+    return reject.stage != "fetch" and reject.reason not in fatal
 
 
 def _refs(run: Run, unit: Unit) -> dict[str, AssetRef]:

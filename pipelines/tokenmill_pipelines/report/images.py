@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 import warnings
+import zlib
 
 from PIL import Image
 
@@ -12,6 +14,11 @@ from tokenmill_pipelines.report.record import Pixels
 
 #: A thumbnail is not worth more than this: a broken file may claim any size.
 MAX_THUMBNAIL_PIXELS = 40_000_000
+#: What Pillow's plugins raise on broken bytes; no thumbnail is worth a finished run.
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    RuntimeError, EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def data_uri(pixels: Pixels, *, longest: int = 512) -> str:
@@ -37,7 +44,7 @@ def thumbnail_uri(data: bytes, *, longest: int = 96) -> str:
             image = image.convert("RGB")
             image.thumbnail((longest, longest))
             return _png_uri(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except BROKEN:
             return ""
 
 
