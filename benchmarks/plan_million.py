@@ -1,4 +1,4 @@
-"""List and plan a million files; print seconds and peak memory.
+"""List, diff and plan a million files as a run does; print seconds and peak memory.
 
     python benchmarks/plan_million.py /dev/shm/million [--files 1000000]
 
@@ -7,11 +7,14 @@ The folder is filled with empty files on the first run and kept for the next.
 
 import argparse
 import resource
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from tokenmill.sources.files import FilesSource
-from tokenmill_schemas.plan import split, unit_id
+from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.stages import list_stage, open_run, plan_stage
+from tokenmill_schemas.job import parse_job
 
 PER_FOLDER = 1000
 
@@ -25,22 +28,46 @@ def fill(folder: Path, files: int) -> None:
             (place / f"{number:08d}.jpg").touch()
 
 
+def run(folder: Path, files: int) -> dict[str, Any]:
+    """Measure once, in this process: assets, units, seconds of both stages, peak memory."""
+    if not folder.exists():
+        fill(folder, files)
+    with tempfile.TemporaryDirectory() as store:
+        job = parse_job(
+            {
+                "name": "plan-million",
+                "source": {"kind": "files", "urls": [str(folder)]},
+                "tokenizer": {"kind": "patch_vq"},
+                "store": {"uri": store},
+            }
+        )
+        with open_run(job, SilentObserver()) as state:
+            start = time.perf_counter()
+            list_stage(state)
+            listed = time.perf_counter()
+            plan_stage(state)
+            planned = time.perf_counter()
+            assert state.listing is not None
+            return {
+                "assets": state.listing.assets,
+                "units": len(state.planned.units),
+                "list_s": listed - start,
+                "plan_s": planned - listed,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+
+
 def main() -> None:
-    """Measure once."""
+    """Measure once and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=1_000_000)
     args = parser.parse_args()
-    if not args.folder.exists():
-        fill(args.folder, args.files)
-    start = time.perf_counter()
-    units = assets = 0
-    for table in split(FilesSource((str(args.folder),)).list(), 1024):
-        unit_id("fingerprint", "layout", table)
-        units, assets = units + 1, assets + table.num_rows
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{assets} assets in {units} units: {seconds:.1f} s, peak {peak:.0f} MB")
+    result = run(args.folder, args.files)
+    print(
+        f"{result['assets']} assets in {result['units']} units: listed in {result['list_s']:.1f} s,"
+        f" planned in {result['plan_s']:.1f} s, peak {result['peak_mb']:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

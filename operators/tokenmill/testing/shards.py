@@ -9,6 +9,7 @@ project can use them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def sample_batch(layout: ShardLayout, rows: int, seed: int = 0) -> pa.RecordBatc
 
 def check_round_trip(shard_format: ShardFormat, folder: Path) -> None:
     """What is written is read: layout, row count, every column's values and all streams."""
-    for packing, rows in ((p, n) for p in PACKINGS for n in (0, 1, 8, 21)):
+    for packing, rows in itertools.product(PACKINGS, (0, 1, 8, 21)):
         layout = sample_layout(packing)
         batch = sample_batch(layout, rows)
         reader = _written(shard_format, folder / f"{packing}{rows}", [batch], layout)

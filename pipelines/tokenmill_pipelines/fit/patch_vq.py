@@ -174,7 +174,8 @@ def _draw(
 
 def _smooth_first(energy: Floats) -> Floats:
     """Texture masks errors and smooth areas show them, so smooth patches weigh more."""
-    return (1 / np.sqrt(1 + energy / SMOOTH_ENERGY)).astype(np.float32)
+    weights = 1 / np.sqrt(1 + energy / SMOOTH_ENERGY)
+    return np.asarray(weights, np.float32)
 
 
 def _flat_seldom(energy: Floats) -> Floats:
