@@ -83,36 +83,46 @@ def _placed(receipt: Receipt, unit: Unit) -> Receipt:
     return replace(receipt, plan=unit.part, row_group=unit.row_group)
 
 
+@dataclass(slots=True)
+class _Tally:
+    """Running totals of a stage, so that saying them costs the same however many units are done."""
+
+    total_assets: int
+    assets: int
+    samples: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, receipt: Receipt) -> None:
+        self.assets += receipt.assets
+        self.samples += receipt.samples
+        for hop, spent in receipt.seconds.items():
+            self.seconds[hop] = self.seconds.get(hop, 0.0) + spent
+
+    def tell(self, observer: Observer) -> None:
+        observer.progress(
+            self.assets, self.total_assets, samples=self.samples, seconds=self.seconds
+        )
+
+
 def _run(
     pool: Pool, tasks: list[UnitTask], encoding: Encoding, *, observer: Observer, start: float
 ) -> None:
     failed: list[str] = []
-    total = sum(task.items for task in tasks) + _assets(encoding.reused)
-    _progress(encoding, total, observer)
+    done = sum(receipt.assets for receipt in encoding.reused.values())
+    tally = _Tally(sum(task.items for task in tasks) + done, done)
+    tally.tell(observer)
     for outcome in pool.run(tasks):
         if isinstance(outcome, Finished):
             encoding.first_shard_s = encoding.first_shard_s or time.monotonic() - start
             encoding.made[outcome.task_id] = outcome.result
             observer.event("write", unit=outcome.task_id, samples=outcome.result.samples)
+            tally.add(outcome.result)
         else:
             failed.append(f"{outcome.task_id} after {outcome.attempts} attempts: {outcome.error}")
             observer.warn("a unit failed", unit=outcome.task_id, error=outcome.error)
-        _progress(encoding, total, observer)
+        tally.tell(observer)
     if failed:
         raise UnitsFailedError(
             f"{len(failed)} of {len(tasks)} units failed; nothing was committed, and the next run "
             f"does only these again. First: {failed[0]}"
         )
-
-
-def _assets(receipts: dict[str, Receipt]) -> int:
-    return sum(receipt.assets for receipt in receipts.values())
-
-
-def _progress(encoding: Encoding, total: int, observer: Observer) -> None:
-    observer.progress(
-        _assets(encoding.reused) + _assets(encoding.made),
-        total,
-        samples=sum(receipt.samples for receipt in encoding.made.values()),
-        seconds=encoding.seconds,
-    )

@@ -76,17 +76,14 @@ class Ledger:
     leases: dict[int, Lease] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
     issued: int = 0
+    unfinished: int = 0
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Queue tasks, in order."""
         for task in tasks:
             self.states[task.task_id] = State(task)
             self.queue.append(Work(task))
-
-    @property
-    def unfinished(self) -> int:
-        """How many tasks have no outcome yet."""
-        return sum(not state.done for state in self.states.values())
+            self.unfinished += 1
 
     def assign(self, actor: int, now: float) -> Lease | None:
         """Return the next lease for an actor, or None if it should get none now."""
@@ -139,7 +136,7 @@ class Ledger:
         state = self.states[lease.work.task.task_id]
         if state.done:
             return None
-        state.done = True
+        self._close(state)
         self.durations.append(now - lease.started)
         return Finished(lease.work.task.task_id, result, state.attempts)
 
@@ -214,8 +211,12 @@ class Ledger:
         name = lease.work.task.task_id
         return any(other.work.task.task_id == name for other in self.leases.values())
 
-    def _give_up(self, state: State, error: str) -> GaveUp:
+    def _close(self, state: State) -> None:
         state.done = True
+        self.unfinished -= 1
+
+    def _give_up(self, state: State, error: str) -> GaveUp:
+        self._close(state)
         return GaveUp(state.task.task_id, error, state.attempts)
 
     def expired(self, now: float) -> list[int]:
