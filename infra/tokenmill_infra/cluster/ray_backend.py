@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tokenmill_schemas.errors import JobError
 
 #: Object store of a cluster of our own: only tasks and receipts pass through it.
 OBJECT_STORE_BYTES = 128 * 2**20
+KNOCK_S = 10.0
 
 #: Environment of a cluster of our own: no telemetry, no token file in the user's home (everything
 #: is bound to this machine's loopback address).
@@ -89,10 +91,11 @@ def connect(address: str, *, env: Mapping[str, str]) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address != "local":
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise JobError(
-                f"no Ray cluster answers: {error}", path="job.cluster.address"
+                f"no Ray cluster answers at {address}: {error}", path="job.cluster.address"
             ) from error
         return False
     with environment({**CLUSTER_ENV, **MALLOC_ENV, **env}):
@@ -104,6 +107,13 @@ def connect(address: str, *, env: Mapping[str, str]) -> bool:
             **quiet,
         )
     return True
+
+
+def _knock(address: str) -> None:
+    """Open a connection to ``host:port``: where nobody answers, Ray would end this process."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
 
 
 def disconnect() -> None:

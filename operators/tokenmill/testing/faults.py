@@ -176,6 +176,8 @@ class BlockMeans:
         refuse_all: no view at all can be encoded.
         loses: return a sample less than there were views.
         loads: False if its checkpoint is broken.
+        devices: a folder in which each encoder notes its visible GPUs and its device.
+        peers: encoders that have to note theirs before any of them goes on.
     """
 
     gpus: float = 0.0
@@ -184,6 +186,8 @@ class BlockMeans:
     refuse_all: bool = False
     loses: bool = False
     loads: bool = True
+    devices: str = ""
+    peers: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -220,7 +224,17 @@ class BlockMeans:
         """
         if not self.loads:
             raise CheckpointError("its checkpoint lacks keys: means.weight", path="job.tokenizer")
+        if self.devices:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+            Path(self.devices, str(os.getpid())).write_text(f"{visible} {device}")
+            deadline = time.monotonic() + HANG_S
+            while _files(self.devices) < self.peers and time.monotonic() < deadline:
+                time.sleep(0.05)
         return BlockMeansEncoder(self, device)
+
+
+def _files(folder: str) -> int:
+    return len(list(Path(folder).iterdir()))
 
 
 def view_number(view: npt.NDArray[Any]) -> int:

@@ -1,0 +1,82 @@
+"""The Prefect flow on a server of its own, which the project itself starts and ends."""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+from collections.abc import Callable, Iterator
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenmill.testing.faults import content_of
+from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.flows.server import temporary_server
+from tokenmill_pipelines.flows.settings import DEFAULTS
+from tokenmill_pipelines.stages import STAGES, run_job
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.job import Job
+
+pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
+
+JobOf = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server's URL, with Prefect pointed at it and at a home of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**DEFAULTS, "PREFECT_HOME": str(home)}.items():
+            patch.setenv(name, value)
+        with temporary_server(home) as url:
+            patch.setenv("PREFECT_API_URL", url)
+            yield url
+
+
+def ask(api: str, what: str) -> list[dict[str, Any]]:
+    """All records of a kind, oldest first."""
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", dumps({}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = loads(answer.read())
+    return sorted(found, key=lambda record: str(record["created"]))
+
+
+def test_a_run_is_a_flow_run_of_the_same_stages(api: str, sample_job: JobOf) -> None:
+    """Task runs are the stages in their order, artifacts tell of them, and the store is equal."""
+    plain = run_job(sample_job("plain"), observer=SilentObserver())
+    flowed = run_job(sample_job("flowed"), observer=SilentObserver(), prefect=True)
+    assert content_of(flowed.store_uri) == content_of(plain.store_uri)
+    assert flowed.content_id == plain.content_id
+    assert set(flowed.wall_s) == set(plain.wall_s)
+    (run,) = ask(api, "flow_runs")
+    assert (run["name"], run["state_type"]) == ("demo", "COMPLETED")
+    tasks = ask(api, "task_runs")
+    assert [task["name"].rsplit("-", 1)[0] for task in tasks] == [name for name, _ in STAGES]
+    assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts")}
+    assert artifacts["tokenize"]["data"] == 100.0
+    assert "36" in artifacts["tokenize-report"]["data"]
+
+
+def test_a_stage_that_fails_fails_its_flow_run_with_its_own_error(
+    api: str, noise_job: JobOf
+) -> None:
+    """The caller sees what was raised; the server, which stage it was."""
+    with pytest.raises(JobError, match="lists no assets"):
+        run_job(noise_job(source={"count": 0}), observer=SilentObserver(), prefect=True)
+    run = ask(api, "flow_runs")[-1]
+    assert (run["name"], run["state_type"]) == ("noise", "FAILED")
+    task = ask(api, "task_runs")[-1]
+    assert (task["name"].rsplit("-", 1)[0], task["state_type"]) == ("list", "FAILED")
+
+
+def test_the_servers_home_is_the_one_it_was_given(api: str) -> None:
+    """Its database and its log lie there, and nowhere else."""
+    home = Path(os.environ["PREFECT_HOME"])
+    assert {"prefect.db", "server.log"} <= {file.name for file in home.iterdir()}
+    assert api.startswith("http://127.0.0.1:")
