@@ -138,7 +138,7 @@ def test_each_actor_has_a_gpu_of_its_own(noise_job: JobOf, tmp_path: Path) -> No
     job = noise_job(
         "gpus",
         tokenizer={"gpus": 1.0, "devices": str(devices), "peers": 2},
-        cluster={**RAY, "cpus_per_actor": 0.5},
+        cluster=ray(0, cpus_per_actor=0.5),
     )
     result = run(job)
     told = sorted(file.read_text() for file in devices.iterdir())
