@@ -1,0 +1,1 @@
+"""Benchmarks: measured beside bare loops and peers; ``make bench`` writes results.md."""

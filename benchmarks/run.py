@@ -1,0 +1,252 @@
+"""Run benchmarks and write results.md.
+
+    python -m benchmarks.run [efficiency] [peers] [startup] [feed] [plan]
+        [--corpus FOLDER] [--peer-python PYTHON] [--quick]
+
+All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by name, each with its
+machine, date and load, so that one can be measured again without the others; results.md shows them
+all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bench_feed, efficiency, peers, plan_million, startup
+from benchmarks.common import ROOT, Measure, Section, answer, child
+
+RESULTS = ROOT / "benchmarks" / "results.md"
+KEPT = ROOT / ".cache" / "benchmarks.json"
+PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "ray", "webdataset", "litdata", "datasets")
+#: How many times faster than each peer the feed should be.
+FEED_BARS = {"webdataset": 100.0, "litdata": 15.0, "huggingface": 3.0}
+FEED = "feed, shuffle=block"
+
+Sections = list[Section]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for."""
+
+    corpus: Path | None
+    peer_python: str
+    quick: bool
+
+    def pictures(self) -> Path:
+        """Return the corpus, fetched if need be."""
+        if self.corpus is not None:
+            return self.corpus
+        from tokenmill_pipelines.samples.fetch import fetch
+
+        return fetch("openclipart", ROOT / ".cache" / "corpora")
+
+
+def run_efficiency(options: Options) -> Sections:
+    """Measure CPU seconds beside the bare loops'."""
+    plans = efficiency.PLANS
+    if options.quick:
+        plans = tuple(efficiency.Plan(plan.tokenizer, 250, 1) for plan in plans)
+    return efficiency.run(options.pictures(), plans=plans)
+
+
+def run_peers(options: Options) -> Sections:
+    """Measure samples a second beside Ray Data's and a plain loop's."""
+    plans = peers.PLANS
+    if options.quick:
+        plans = tuple(peers.Plan(plan.tokenizer, 200, 50, 1) for plan in plans)
+    return peers.run(options.pictures(), plans=plans)
+
+
+def run_startup(options: Options) -> Sections:
+    """Measure the time to the first receipt."""
+    return startup.run(rounds=1 if options.quick else startup.ROUNDS)
+
+
+def run_feed(options: Options) -> Sections:
+    """Measure the feed beside its limit and its peers, in a process of its own."""
+    rows = 20_000 if options.quick else bench_feed.ROWS
+    found = child("run", {"do": "feed", "rows": rows, "peer_python": options.peer_python})["found"]
+    rates = {row["name"]: row["rows_per_s"] for row in found}
+    ours = rates[FEED]
+    measures = [
+        Measure(row["name"], "rows/s", (row["rows_per_s"],), note=row["note"])
+        for row in found
+        if row["rows_per_s"]
+    ]
+    limit = next(iter(rates.values()))
+    measures.append(Measure(f"{FEED} / limit", "ratio", (ours / limit,), 0.6))
+    for name, bar in FEED_BARS.items():
+        if rates.get(name):
+            measures.append(Measure(f"{FEED} / {name}", "ratio", (ours / rates[name],), bar))
+    missing = tuple(f"{row['name']}: {row['note']}" for row in found if not row["rows_per_s"])
+    return [Section("Feed", _prose(bench_feed.__doc__), tuple(measures), missing)]
+
+
+def run_plan(options: Options) -> Sections:
+    """List and plan a million files, in a process of its own."""
+    files = 20_000 if options.quick else 1_000_000
+    found = child("run", {"do": "plan", "files": files})
+    measures = (
+        Measure(
+            f"list and plan {found['assets']:,} files",
+            "s",
+            (found["list_s"] + found["plan_s"],),
+            60.0,
+            below=True,
+        ),
+        Measure("peak memory", "MB", (found["peak_mb"],), 1000.0, below=True),
+    )
+    method = "Empty files in folders of a thousand; the list and plan stages of a real job."
+    return [Section("Plan", method, measures)]
+
+
+BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
+    "efficiency": run_efficiency,
+    "peers": run_peers,
+    "startup": run_startup,
+    "feed": run_feed,
+    "plan": run_plan,
+}
+
+
+def _prose(docstring: str | None) -> str:
+    """Return a module's docstring less the command lines in it."""
+    lines = (docstring or "").strip().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("    "))
+
+
+def circumstances(command: str) -> dict[str, Any]:
+    """Return what the figures depend on beside the code."""
+    return {
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {_cpu()}, {platform.system()}",
+        "versions": ", ".join(f"{name} {found}" for name, found in _versions()),
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "?")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "Python", platform.python_version()
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def measure(name: str, options: Options, command: str) -> dict[str, Any]:
+    """Run one benchmark and return its sections with their circumstances."""
+    before = circumstances(command)
+    sections = BENCHMARKS[name](options)
+    before["load"] += f" before, {os.getloadavg()[0]:.1f} after"
+    return {"circumstances": before, "sections": [asdict(section) for section in sections]}
+
+
+def render(kept: dict[str, Any]) -> str:
+    """Return results.md."""
+    lines = [
+        "# Measured",
+        "",
+        "Written by `make bench`; what each figure is and how it is taken stands above its table.",
+        "Medians count; noise is the least and the greatest of the runs beside them. Load is the",
+        "machine's load average over a minute, its own and that of whoever else was on it.",
+    ]
+    for name in BENCHMARKS:
+        if name in kept:
+            lines += _render_part(kept[name])
+    return "\n".join(lines) + "\n"
+
+
+def _render_part(part: dict[str, Any]) -> Iterator[str]:
+    facts, last = part["circumstances"], ""
+    for values in part["sections"]:
+        section = Section(**values)
+        yield from ("", f"## {section.title}", "")
+        if section.method != last:
+            yield from (section.method.strip(), "")
+            yield f"`{facts['command']}`, {facts['date']}; {facts['machine']}; {facts['versions']}."
+            yield from (f"Load: {facts['load']}.", "")
+        last = section.method
+        yield "| what | unit | median | min to max (runs) | bar | |"
+        yield "|---|---|---:|---:|---:|---|"
+        yield from (_row(Measure(**_tupled(measure))) for measure in section.measures)
+        yield from (f"\n{note}" for note in section.notes)
+
+
+def _tupled(values: Any) -> dict[str, Any]:
+    return {**values, "samples": tuple(values["samples"])}
+
+
+def _row(measure: Measure) -> str:
+    least, most = _figure(min(measure.samples)), _figure(max(measure.samples))
+    noise = f"{least} to {most} ({len(measure.samples)})" if len(measure.samples) > 1 else "(1)"
+    bar = "" if measure.bar is None else f"{'≤' if measure.below else '≥'} {measure.bar:g}"
+    verdict = {None: measure.note, True: "met", False: "**not met**"}[measure.met]
+    cells = (measure.name, measure.unit, _figure(measure.median), noise, bar, verdict)
+    return f"| {' | '.join(cells)} |"
+
+
+def _figure(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def main() -> None:
+    """Run what was asked for and write the page after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--corpus", type=Path, help="a fetched openclipart; else it is fetched")
+    parser.add_argument("--peer-python", default=sys.executable, help="for the feed's peers")
+    parser.add_argument("--quick", action="store_true", help="small, to see that it works")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(BENCHMARKS):
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
+    options = Options(given.corpus, given.peer_python, given.quick)
+    names = given.names or list(BENCHMARKS)
+    words = ["python", "-m", "benchmarks.run", *given.names, *["--quick"] * given.quick]
+    command = shlex.join(words)
+    for name in names:
+        kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+        kept[name] = measure(name, options, command)
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        RESULTS.write_text(render(kept), encoding="utf-8")
+        print(f"{name}: in {RESULTS.relative_to(ROOT)}", flush=True)
+
+
+def in_child(task: dict[str, Any]) -> dict[str, Any]:
+    """Run what changes or measures its whole process."""
+    if task["do"] == "feed":
+        return {"found": bench_feed.run(rows=task["rows"], peer_python=task["peer_python"])}
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        return plan_million.run(Path(folder, "files"), task["files"])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        answer(in_child(json.loads(sys.argv[1])))
+    else:
+        main()
