@@ -18,6 +18,7 @@ actors together; ``wall`` is everything after `ray.init`, model load included. R
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -74,7 +75,8 @@ def run(corpus: Path, *, plans: tuple[Plan, ...] = PLANS) -> list[Section]:
 
 def _measure(corpus: Path, plan: Plan) -> Section:
     paths = pictures(corpus, 2000)[:: 2000 // plan.pictures][: plan.pictures]
-    names = (OURS, *RAY_DATA, *LOOPS)
+    there = importlib.util.find_spec("pandas") is not None
+    names = (OURS, *RAY_DATA * there, *LOOPS)
     found: Found = {name: [] for name in names}
     for _ in range(plan.rounds):
         for name in names:
@@ -82,7 +84,8 @@ def _measure(corpus: Path, plan: Plan) -> Section:
             task = {"do": name, "paths": chosen, "name": plan.tokenizer}
             found[name].append(child("peers", task, env=_env(name)))
     title = f"Peers: {plan.tokenizer}, {plan.pictures} pictures (loops {plan.loop_pictures})"
-    return Section(title, __doc__ or "", (*_ratios(plan, found), *_rates(plan, found)))
+    notes = () if there else ("Ray Data needs pandas, which is not installed (extra `bench`).",)
+    return Section(title, __doc__ or "", (*_ratios(plan, found), *_rates(plan, found)), notes)
 
 
 def _env(name: str) -> dict[str, str]:
@@ -95,7 +98,7 @@ def _env(name: str) -> dict[str, str]:
 def _ratios(plan: Plan, found: Found) -> list[Measure]:
     """Ours over each peer's, round by round."""
     measures = []
-    for name in (*RAY_DATA, *LOOPS):
+    for name in [name for name in found if name != OURS]:
         bar = LOOP_BAR if name in LOOPS else RAY_DATA_BAR
         pairs = list(zip(found[OURS], found[name], strict=True))
         for key in ("wall", "steady"):
