@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from json import dumps, loads
@@ -80,3 +83,33 @@ def test_the_servers_home_is_the_one_it_was_given(api: str) -> None:
     home = Path(os.environ["PREFECT_HOME"])
     assert {"prefect.db", "server.log"} <= {file.name for file in home.iterdir()}
     assert api.startswith("http://127.0.0.1:")
+
+
+def test_a_server_ends_with_a_run_that_was_killed(api: str) -> None:
+    """Nobody is left to end it; it sees that and goes."""
+    code = (
+        "import os, pathlib, time\n"
+        "from tokenmill_pipelines.flows.server import temporary_server\n"
+        "with temporary_server(pathlib.Path(os.environ['PREFECT_HOME'])) as url:\n"
+        "    print(url, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with run:
+        url = run.stdout.readline().strip() if run.stdout else ""
+        assert ask(url, "flows") == ask(api, "flows"), "another server on the same home"
+        run.kill()
+    deadline = time.monotonic() + 30
+    while answers(url) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not answers(url)
+    assert answers(api)
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from tokenmill_schemas.errors import TokenmillError
 #: A first start makes the database, which takes some ten seconds on two cores, more on busy ones.
 START_S = 120.0
 STOP_S = 15.0
-APP = "prefect.server.api.server:create_app"
 
 #: Services that a server of one run has no use for; each costs start-up time and polling.
 NOT_NEEDED = {
@@ -56,7 +54,7 @@ def temporary_server(home: Path) -> Iterator[str]:
             _command(port),
             stdout=output,
             stderr=output,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             env=os.environ | NOT_NEEDED | {"PREFECT_HOME": str(home)},
             # Ctrl-C is for the run; it ends the server itself when it has reported its own end.
             start_new_session=True,
@@ -69,8 +67,7 @@ def temporary_server(home: Path) -> Iterator[str]:
 
 
 def _command(port: int) -> list[str]:
-    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "--log-level", "warning"]
-    return [*uvicorn, "--host", "127.0.0.1", "--port", str(port), APP]
+    return [sys.executable, "-m", "tokenmill_pipelines.flows.serving", str(port)]
 
 
 def _free_port() -> int:
@@ -99,7 +96,9 @@ def _answers(url: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
+    """Close the pipe, which the server takes for the end of the run, and wait for it."""
+    if process.stdin is not None:
+        process.stdin.close()
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
