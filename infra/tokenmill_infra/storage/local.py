@@ -98,6 +98,13 @@ class LocalStorage:
         folder = prefix.strip("/")
         yield from _walk(self.root / folder, f"{folder}/" if folder else "")
 
+    def size(self, path: str) -> int | None:
+        """Return a file's size in bytes, None if there is no such file."""
+        try:
+            return (self.root / checked(path)).stat().st_size
+        except FileNotFoundError:
+            return None
+
     def exists(self, path: str) -> bool:
         """Whether a file of that name is there."""
         return (self.root / checked(path)).is_file()

@@ -81,14 +81,14 @@ class ObjectStorage:
         key, fs, size = self._key(path), self._fs, local.stat().st_size
         try:
             # Asked first because the condition is checked only when a long upload ends.
-            if (found := self._size(path)) is None:
+            if (found := self.size(path)) is None:
                 put = lambda: fs.put_file(str(local), key, mode="create")  # noqa: E731
                 self._call(put, f"uploading {path}")
                 found = size
         except OSError as error:
             if not is_lost_race(error):
                 raise
-            found = self._size(path)
+            found = self.size(path)
         if found != size:
             raise FileExistsError(f"{self.uri}/{path} is there, of {found} bytes, not {size}")
         local.unlink()
@@ -103,9 +103,18 @@ class ObjectStorage:
             if found[name]["type"] == "file" and name.startswith(f"{folder}/"):
                 yield Entry(name[len(root) + 1 :], int(found[name]["size"]))
 
+    def size(self, path: str) -> int | None:
+        """Return an object's size in bytes, None if there is no such object."""
+        key, fs = self._key(path), self._fs
+        try:
+            info = self._call(lambda: fs.info(key), f"looking up {path}")
+        except FileNotFoundError:
+            return None
+        return int(info["size"]) if info["type"] == "file" else None
+
     def exists(self, path: str) -> bool:
         """Whether an object of that key is there."""
-        return self._size(path) is not None
+        return self.size(path) is not None
 
     def delete(self, path: str) -> None:
         """Delete an object; no error if it is gone."""
@@ -126,14 +135,6 @@ class ObjectStorage:
 
     def _key(self, path: str) -> str:
         return f"{path_of(self.address)}/{checked(path)}"
-
-    def _size(self, path: str) -> int | None:
-        key, fs = self._key(path), self._fs
-        try:
-            info = self._call(lambda: fs.info(key), f"looking up {path}")
-        except FileNotFoundError:
-            return None
-        return int(info["size"]) if info["type"] == "file" else None
 
     def _bytes_of(self, path: str) -> bytes | None:
         try:

@@ -53,6 +53,10 @@ class Storage(Protocol):
         """Yield the files below a folder, sorted by path; none if there is no such folder."""
         ...
 
+    def size(self, path: str) -> int | None:
+        """Return a file's size in bytes, None if there is no such file."""
+        ...
+
     def exists(self, path: str) -> bool:
         """Whether a file of that name is there."""
         ...

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill.store import paths
-from tokenmill_infra.storage import scratch
+from tokenmill_infra.storage import open_ranges, scratch
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.plan import Unit
 from tokenmill_schemas.snapshot import FileRef
@@ -72,19 +72,12 @@ def _write_part(
 
 
 def read_unit(storage: Storage, unit: Unit) -> pa.Table:
-    """Return the listing rows of one unit.
-
-    On a local store only its row group is read. An object store sends the whole part once.
-    """
-    local = storage.local(unit.part)
-    source = local if local is not None else pa.BufferReader(storage.read(unit.part))
-    with pq.ParquetFile(source) as file:
+    """Return the listing rows of one unit; only the footer and its row group are read."""
+    with open_ranges(storage, unit.part) as stream, pq.ParquetFile(stream) as file:
         return file.read_row_group(unit.row_group)
 
 
 def listed(storage: Storage, ref: FileRef, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of every asset that a plan part lists, in bounded memory."""
-    local = storage.local(ref.path)
-    source = local if local is not None else pa.BufferReader(storage.read(ref.path))
-    with pq.ParquetFile(source) as file:
+    with open_ranges(storage, ref.path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:
         yield from file.iter_batches(batch_size=65536, columns=columns)
