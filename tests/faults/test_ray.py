@@ -91,15 +91,16 @@ def test_a_killed_actor_costs_nothing_but_time(noise_job: JobOf, tmp_path: Path)
 
 def test_an_asset_that_kills_ends_in_quarantine_alone(noise_job: JobOf) -> None:
     """A segfault in the decoder: it is found, and all its neighbours are tokenized."""
-    killers = {"picture-0004": "segfault"}
+    killers = {"picture-0006": "segfault"}
+    small = {"source": {"count": 8}, "shards": {"unit_assets": 4}}
     results = [
-        run(noise_job(name, source={"count": 12}, decoder={"faults": killers}, cluster=ray(n)))
+        run(noise_job(name, **small, decoder={"faults": killers}, cluster=ray(n)))
         for name, n in (("one", 1), ("two", 2))
     ]
     found = {key: (reason, error) for key, reason, error in results[0].quarantine}
     text = "killed its worker process, alone and repeatedly"
     assert found == dict.fromkeys(killers, ("killed_worker", text))
-    assert results[0].done["samples"] == 11
+    assert results[0].done["samples"] == 7
     same(*results)
 
 

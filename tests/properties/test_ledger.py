@@ -271,4 +271,11 @@ def test_a_task_that_dies_whatever_it_is_given_is_given_up_soon() -> None:
     (outcome,) = run(world, [16], PoolConfig(1, 1)).values()
     assert isinstance(outcome, GaveUp)
     assert "even without the items" in outcome.error
-    assert world.lost == 2 + 2 * (math.ceil(math.log2(16)) + PROOFS) + 1
+    assert world.lost == 2 + 2 * (math.ceil(math.log2(16)) + PROOFS - 1) + 1
+
+
+def test_a_task_that_its_copy_has_done_is_not_copied_again() -> None:
+    """Its first call may hang on beside others for as long as a lease; nobody waits for it."""
+    world = World(hangs=frozenset({0, 1}))
+    run(world, [1, 1, 1], PoolConfig(2, 2, lease_s=LEASE_S))
+    assert max(world.attempts.values()) <= 3

@@ -120,6 +120,7 @@ class Ledger:
             leases[0]
             for leases in running.values()
             if len(leases) == 1
+            and not self.states[leases[0].work.task.task_id].done
             and leases[0].actor != actor
             and not leases[0].work.alone
             and now - leases[0].started > limit

@@ -39,4 +39,6 @@ class Search:
             if died and deaths < PROOFS:
                 return replace(self, deaths=deaths)
             return replace(self, deaths=deaths, over=True, found=first if died else None)
-        return Search(first, middle) if died else Search(middle, self.stop)
+        if died:
+            return Search(first, middle, deaths=int(middle - first == 1))
+        return Search(middle, self.stop)
