@@ -1,8 +1,9 @@
 """Run benchmarks and write results.md.
 
-    python -m benchmarks.run [efficiency] [peers] [startup] [feed] [plan]
-        [--corpus FOLDER] [--peer-python PYTHON] [--quick]
+    python -m benchmarks.run [NAME ...] [--corpus FOLDER] [--peer-python PYTHON]
+        [--rounds N] [--quick]
 
+Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), feed, plan.
 All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by name, each with its
 machine, date and load, so that one can be measured again without the others; results.md shows them
 all.
@@ -14,18 +15,18 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import bench_feed, efficiency, peers, plan_million, startup
-from benchmarks.common import ROOT, Measure, Section, answer, child
+from benchmarks.common import ROOT, TOKENIZERS, Measure, Section, answer, child
 
 RESULTS = ROOT / "benchmarks" / "results.md"
 KEPT = ROOT / ".cache" / "benchmarks.json"
@@ -44,6 +45,7 @@ class Options:
     corpus: Path | None
     peer_python: str
     quick: bool
+    rounds: int
 
     def pictures(self) -> Path:
         """Return the corpus, fetched if need be."""
@@ -54,25 +56,26 @@ class Options:
         return fetch("openclipart", ROOT / ".cache" / "corpora")
 
 
-def run_efficiency(options: Options) -> Sections:
+def run_efficiency(options: Options, plan: efficiency.Plan) -> Sections:
     """Measure CPU seconds beside the bare loops'."""
-    plans = efficiency.PLANS
     if options.quick:
-        plans = tuple(efficiency.Plan(plan.tokenizer, 250, 1) for plan in plans)
-    return efficiency.run(options.pictures(), plans=plans)
+        plan = replace(plan, pictures=250)
+    rounds = 1 if options.quick else options.rounds or plan.rounds
+    return efficiency.run(options.pictures(), plans=(replace(plan, rounds=rounds),))
 
 
-def run_peers(options: Options) -> Sections:
+def run_peers(options: Options, plan: peers.Plan) -> Sections:
     """Measure samples a second beside Ray Data's and a plain loop's."""
-    plans = peers.PLANS
     if options.quick:
-        plans = tuple(peers.Plan(plan.tokenizer, 200, 50, 1) for plan in plans)
-    return peers.run(options.pictures(), plans=plans)
+        plan = replace(plan, pictures=200, loop_pictures=50)
+    rounds = 1 if options.quick else options.rounds or plan.rounds
+    return peers.run(options.pictures(), plans=(replace(plan, rounds=rounds),))
 
 
-def run_startup(options: Options) -> Sections:
+def run_startup(options: Options, name: str) -> Sections:
     """Measure the time to the first receipt."""
-    return startup.run(rounds=1 if options.quick else startup.ROUNDS)
+    rounds = 1 if options.quick else options.rounds or startup.ROUNDS
+    return startup.run(rounds=rounds, names=(name,))
 
 
 def run_feed(options: Options) -> Sections:
@@ -114,12 +117,27 @@ def run_plan(options: Options) -> Sections:
 
 
 BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
-    "efficiency": run_efficiency,
-    "peers": run_peers,
-    "startup": run_startup,
+    **{f"efficiency:{p.tokenizer}": partial(run_efficiency, plan=p) for p in efficiency.PLANS},
+    **{f"peers:{p.tokenizer}": partial(run_peers, plan=p) for p in peers.PLANS},
+    **{f"startup:{name}": partial(run_startup, name=name) for name in TOKENIZERS},
     "feed": run_feed,
     "plan": run_plan,
 }
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Return the benchmarks that ``names`` stand for: their own names, or those before a colon.
+
+    Raises:
+        ValueError: a name stands for none.
+    """
+    if not names:
+        return list(BENCHMARKS)
+    found = [key for key in BENCHMARKS if key in names or key.partition(":")[0] in names]
+    known = {part for key in BENCHMARKS for part in (key, key.partition(":")[0])}
+    if unknown := sorted(set(names) - known):
+        raise ValueError(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    return found
 
 
 def _prose(docstring: str | None) -> str:
@@ -170,22 +188,23 @@ def render(kept: dict[str, Any]) -> str:
         "Medians count; noise is the least and the greatest of the runs beside them. Load is the",
         "machine's load average over a minute, its own and that of whoever else was on it.",
     ]
+    said: set[str] = set()
     for name in BENCHMARKS:
         if name in kept:
-            lines += _render_part(kept[name])
+            lines += _render_part(kept[name], said)
     return "\n".join(lines) + "\n"
 
 
-def _render_part(part: dict[str, Any]) -> Iterator[str]:
-    facts, last = part["circumstances"], ""
+def _render_part(part: dict[str, Any], said: set[str]) -> Iterator[str]:
+    facts = part["circumstances"]
     for values in part["sections"]:
         section = Section(**values)
         yield from ("", f"## {section.title}", "")
-        if section.method != last:
+        if section.method not in said:
             yield from (section.method.strip(), "")
-            yield f"`{facts['command']}`, {facts['date']}; {facts['machine']}; {facts['versions']}."
-            yield from (f"Load: {facts['load']}.", "")
-        last = section.method
+        said.add(section.method)
+        yield f"`{facts['command']}`, {facts['date']}; {facts['machine']}; {facts['versions']}."
+        yield from (f"Load: {facts['load']}.", "")
         yield "| what | unit | median | min to max (runs) | bar | |"
         yield "|---|---|---:|---:|---:|---|"
         yield from (_row(Measure(**_tupled(measure))) for measure in section.measures)
@@ -217,17 +236,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--corpus", type=Path, help="a fetched openclipart; else it is fetched")
     parser.add_argument("--peer-python", default=sys.executable, help="for the feed's peers")
+    parser.add_argument("--rounds", type=int, default=0, help="other than each benchmark's own")
     parser.add_argument("--quick", action="store_true", help="small, to see that it works")
     given = parser.parse_args()
-    if unknown := set(given.names) - set(BENCHMARKS):
-        parser.error(
-            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
-        )
-    options = Options(given.corpus, given.peer_python, given.quick)
-    names = given.names or list(BENCHMARKS)
-    words = ["python", "-m", "benchmarks.run", *given.names, *["--quick"] * given.quick]
-    command = shlex.join(words)
+    try:
+        names = chosen(given.names)
+    except ValueError as error:
+        parser.error(str(error))
+    options = Options(given.corpus, given.peer_python, given.quick, given.rounds)
     for name in names:
+        command = f"python -m benchmarks.run {name}" + " --quick" * given.quick
         kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
         kept[name] = measure(name, options, command)
         KEPT.parent.mkdir(parents=True, exist_ok=True)

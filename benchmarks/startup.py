@@ -50,7 +50,7 @@ def run(
         measures.append(load)
         for backend, runs in found.items():
             measures += _rows(name, backend, runs, load=load.median)
-    return [Section("Start-up", __doc__ or "", tuple(measures))]
+    return [Section(f"Start-up: {', '.join(names)}", __doc__ or "", tuple(measures))]
 
 
 def _rows(
