@@ -1,7 +1,7 @@
 """Run benchmarks and write results.md.
 
     python -m benchmarks.run [NAME ...] [--corpus FOLDER] [--peer-python PYTHON]
-        [--rounds N] [--quick]
+        [--rounds N] [--pictures N] [--quick]
 
 Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), feed, plan.
 All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by name, each with its
@@ -46,6 +46,7 @@ class Options:
     peer_python: str
     quick: bool
     rounds: int
+    pictures_each: int
 
     def pictures(self) -> Path:
         """Return the corpus, fetched if need be."""
@@ -68,6 +69,8 @@ def run_peers(options: Options, plan: peers.Plan) -> Sections:
     """Measure samples a second beside Ray Data's and a plain loop's."""
     if options.quick:
         plan = replace(plan, pictures=200, loop_pictures=50)
+    elif count := options.pictures_each:
+        plan = replace(plan, pictures=count, loop_pictures=min(count, plan.loop_pictures))
     rounds = 1 if options.quick else options.rounds or plan.rounds
     return peers.run(options.pictures(), plans=(replace(plan, rounds=rounds),))
 
@@ -237,21 +240,31 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="a fetched openclipart; else it is fetched")
     parser.add_argument("--peer-python", default=sys.executable, help="for the feed's peers")
     parser.add_argument("--rounds", type=int, default=0, help="other than each benchmark's own")
+    parser.add_argument("--pictures", type=int, default=0, help="other than the peers' own")
     parser.add_argument("--quick", action="store_true", help="small, to see that it works")
     given = parser.parse_args()
     try:
         names = chosen(given.names)
     except ValueError as error:
         parser.error(str(error))
-    options = Options(given.corpus, given.peer_python, given.quick, given.rounds)
+    options = Options(given.corpus, given.peer_python, given.quick, given.rounds, given.pictures)
     for name in names:
-        command = f"python -m benchmarks.run {name}" + " --quick" * given.quick
+        command = f"python -m benchmarks.run {name}{_changes(given)}"
+        found = measure(name, options, command)
         kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-        kept[name] = measure(name, options, command)
+        kept[name] = found
         KEPT.parent.mkdir(parents=True, exist_ok=True)
         KEPT.write_text(json.dumps(kept, indent=1), encoding="utf-8")
         RESULTS.write_text(render(kept), encoding="utf-8")
         print(f"{name}: in {RESULTS.relative_to(ROOT)}", flush=True)
+
+
+def _changes(given: argparse.Namespace) -> str:
+    """Return the options that change a figure, as they were typed."""
+    counts = "".join(
+        f" --{n} {getattr(given, n)}" for n in ("rounds", "pictures") if vars(given)[n]
+    )
+    return counts + " --quick" * given.quick
 
 
 def in_child(task: dict[str, Any]) -> dict[str, Any]:
