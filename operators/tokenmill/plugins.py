@@ -48,7 +48,9 @@ def find(package: str, kind: str, *, path: str) -> type[Any]:
         module = importlib.import_module(module_name)
         found = getattr(module, attribute if colon else "PLUGIN")
     except ImportError as error:
-        raise JobError(f"kind {kind!r} needs {error.name!r}: {error}", path=path) from error
+        hint = "; install it, or name its folder in PYTHONPATH" if error.name == module_name else ""
+        text = f"kind {kind!r} needs {error.name!r}: {error}{hint}"
+        raise JobError(text, path=path) from error
     except AttributeError as error:
         raise JobError(f"{module_name} has no class {attribute!r}", path=path) from error
     if not isinstance(found, type):

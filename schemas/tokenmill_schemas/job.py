@@ -54,6 +54,10 @@ class StoreConfig:
     options: dict[str, Any] = field(default_factory=dict)
     message: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ValueError("uri is empty: it must name a folder or a URL")
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
@@ -98,6 +102,16 @@ class LimitsConfig:
     batch_size: int = 0
     batch_bytes: int = 256 * 2**20
     max_quarantined_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.max_asset_bytes, self.max_pixels, self.asset_deadline_s, self.batch_bytes) <= 0:
+            raise ValueError(
+                "max_asset_bytes, max_pixels, asset_deadline_s and batch_bytes must be positive"
+            )
+        if self.batch_size < 0:
+            raise ValueError("batch_size must be positive, or 0 for the tokenizer's own")
+        if not 0 <= self.max_quarantined_fraction <= 1:
+            raise ValueError("max_quarantined_fraction must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +197,13 @@ def _toml_value(text: str) -> Any:
 
 
 def resolve(value: Any, base: str) -> Any:
-    """Return a path, or a list of paths, with relative local ones taken from ``base``."""
+    """Return a path, or a list of paths, with relative local ones taken from ``base``.
+
+    An empty text is no path and stays one: it means the default, or is an error of its own.
+    """
     if isinstance(value, list | tuple):
         return [resolve(entry, base) for entry in value]
-    if not isinstance(value, str) or not base or _is_absolute(value):
+    if not isinstance(value, str) or not value or not base or _is_absolute(value):
         return value
     return os.path.normpath(os.path.join(base, value))  # noqa: PTH118  (keeps glob characters)
 

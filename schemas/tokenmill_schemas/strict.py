@@ -63,7 +63,9 @@ def convert(hint: Any, value: Any, *, path: str) -> Any:
         return _tuple(args, value, path)
     if origin is dict or hint is dict:
         return _dict(args, value, path)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise JobError(f"must be a table, got {value!r}", path=path)
         return build(hint, value, path=path)
     return _scalar(hint, value, path)
 

@@ -29,7 +29,7 @@ TABLES = st.fixed_dictionaries(
         "name": st.text(),
         "source": operator(),
         "tokenizer": operator(),
-        "store": st.fixed_dictionaries({"uri": st.text()}, optional={"options": OPTIONS}),
+        "store": st.fixed_dictionaries({"uri": st.text(min_size=1)}, optional={"options": OPTIONS}),
     },
     optional={
         "view": operator(),
@@ -171,3 +171,26 @@ def test_a_jobs_table_has_no_place_for_its_base(tmp_path: Path) -> None:
     job: Job = read_job(written(tmp_path, TEXT))
     assert "base" not in job_table(job)
     assert job_table(resolve_paths(job))["store"]["uri"] == f"{tmp_path}/out"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("store.uri=''", "job.store: uri is empty"),
+        ("limits.max_pixels=-1", "max_pixels, asset_deadline_s and batch_bytes must be positive"),
+        ("limits.asset_deadline_s=0", "must be positive"),
+        ("limits.batch_size=-1", "job.limits: batch_size must be positive, or 0"),
+        ("limits.max_quarantined_fraction=1.5", "max_quarantined_fraction must be from 0 to 1"),
+    ],
+)
+def test_impossible_values_are_refused(tmp_path: Path, override: str, says: str) -> None:
+    """An empty store would be the working folder; negative limits would quarantine everything."""
+    with pytest.raises(JobError) as caught:
+        read_job(written(tmp_path, TEXT), overrides=(override,))
+    assert says in str(caught.value)
+
+
+def test_an_empty_path_is_not_the_working_folder(tmp_path: Path) -> None:
+    """``--set tokenizer.checkpoint=`` asks for the default, from whichever folder."""
+    job = read_job(written(tmp_path, TEXT), overrides=("tokenizer.checkpoint=",))
+    assert resolve_paths(job).tokenizer.options["checkpoint"] == ""

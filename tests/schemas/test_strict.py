@@ -85,7 +85,7 @@ def test_a_table_becomes_the_dataclass_it_describes() -> None:
         ({"pair": 1}, "job.pair", "must be a list"),
         ({"inner": {"names": ["a", 2]}}, "job.inner.names[1]", "must be str, got 2"),
         ({"inner": {"size": -1}}, "job.inner", "size must not be negative"),
-        ({"inner": 7}, "job.inner", "must be Inner, got 7"),
+        ({"inner": 7}, "job.inner", "must be a table, got 7"),
         ({"maybe": {"size": "x"}}, "job.maybe.size", "must be int, got 'x'"),
         ({"table": {"a": "b"}}, "job.table.a", "must be int, got 'b'"),
         ({"table": []}, "job.table", "must be a table"),

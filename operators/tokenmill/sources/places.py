@@ -164,6 +164,9 @@ def open_file(url: str, options: Mapping[str, Any], *, compression: str | None =
             opened = Retry().call(
                 lambda: fs.open(key, "rb", compression=compression), what=f"opening {url}"
             )
+    except FileNotFoundError as error:
+        text = f"there is nothing at {without_credentials(url)}"
+        raise JobError(text, path="source.urls") from error
     except OSError as error:
         shown = without_credentials(url)
         raise JobError(f"cannot read {shown}: {error}", path="source.urls") from error
