@@ -261,10 +261,8 @@ def main() -> None:
 
 def _changes(given: argparse.Namespace) -> str:
     """Return the options that change a figure, as they were typed."""
-    counts = "".join(
-        f" --{n} {getattr(given, n)}" for n in ("rounds", "pictures") if vars(given)[n]
-    )
-    return counts + " --quick" * given.quick
+    counts = [f" --{n} {vars(given)[n]}" for n in ("rounds", "pictures") if vars(given)[n]]
+    return "".join(counts) + (" --quick" if given.quick else "")
 
 
 def in_child(task: dict[str, Any]) -> dict[str, Any]:
