@@ -1,4 +1,4 @@
-"""Tokenizer kind ``diffusers_vae``: the continuous latents of AutoencoderKL and AutoencoderDC.
+"""The continuous latents of AutoencoderKL and AutoencoderDC.
 
 The networks are those of Hugging Face's diffusers (extra ``diffusers``); this module fixes what a
 store of latents has to fix. Nothing is sampled: the stream holds the posterior's mean, or mean and

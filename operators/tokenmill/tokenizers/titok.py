@@ -1,4 +1,4 @@
-"""Tokenizer kind ``titok``: TiTok, TA-TiTok and One-D-Piece, images as short 1-D sequences.
+"""TiTok, TA-TiTok and One-D-Piece, images as short 1-D sequences.
 
 Papers and networks: `tokenmill.tokenizers.networks.titok`. Checkpoints: a folder with config.json
 and model.safetensors as on the hub (``hf://yucornetto/tokenizer_titok_l32_imagenet``), which then

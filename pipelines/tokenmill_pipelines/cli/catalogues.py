@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import inspect
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,11 @@ def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, A
         JobError: no such kind or variant, or it does not take views of that size.
     """
     cls = find(PACKAGE, kind, path="tokenizer.kind")
-    module = sys.modules[cls.__module__]
+    module, hints = sys.modules[cls.__module__], typing.get_type_hints(cls)
     described = {
         "kind": kind,
         "summary": inspect.cleandoc(module.__doc__ or cls.__doc__ or ""),
-        "keys": [_key(field) for field in dataclasses.fields(cls)],
+        "keys": [_key(field, hints[field.name]) for field in dataclasses.fields(cls)],
         "variants": list(getattr(module, "VARIANTS", ())),
     }
     try:
@@ -62,13 +63,20 @@ def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, A
     }
 
 
-def _key(field: dataclasses.Field[Any]) -> dict[str, Any]:
+def _key(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     default: Any = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     required = default is dataclasses.MISSING
-    kind = field.type if isinstance(field.type, str) else field.type.__name__
-    return {"key": field.name, "type": kind, "default": None if required else default}
+    return {"key": field.name, "type": _type(hint), "default": None if required else default}
+
+
+def _type(hint: Any) -> str:
+    """Return a type as a user writes it: the allowed values, or its name."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
+    is_plain = isinstance(hint, type) and typing.get_origin(hint) is None
+    return hint.__name__ if is_plain else str(hint).replace("typing.", "")
 
 
 def list_samples() -> list[dict[str, Any]]:

@@ -145,7 +145,12 @@ def tokenizers(value: list[dict[str, Any]]) -> None:
 def tokenizer(value: dict[str, Any]) -> None:
     """Show one kind of tokenizer."""
     print(value["summary"])
-    rows = [(key["key"], key["type"], _default(key["default"])) for key in value["keys"]]
+    # The variants have a line of their own, which is long enough for once.
+    types = {"variant": "one of the variants"} if value["variants"] else {}
+    rows = [
+        (key["key"], types.get(key["key"], key["type"]), _default(key["default"]))
+        for key in value["keys"]
+    ]
     table("keys of [tokenizer]", ("key", "type", "default"), rows)
     facts([("variants", ", ".join(value["variants"]))])
     streams(value["streams"])

@@ -212,6 +212,17 @@ def test_tokenizers_are_listed_without_loading_them() -> None:
     assert all(kind in shown for kind in kinds)
 
 
+def test_a_tokenizers_keys_say_which_values_they_take() -> None:
+    """The name of a type of ours tells a user nothing."""
+    value = call("tokenizers", "describe", "taming", "--json").document()
+    types = {key["key"]: key["type"] for key in value["keys"]}
+    assert types["latent_dtype"].split(" | ")[0] == "'float32'"
+    assert types["posterior"] == "'mean' | 'mean_logvar'"
+    assert types["scale"] == "tuple[float, ...]"
+    shown = call("tokenizers", "describe", "taming").out
+    assert shown.count("'f16-16384'") == 1  # as the default; the variants have a line
+
+
 def test_a_tokenizer_is_described_with_its_tokens() -> None:
     """Keys with their defaults, variants, and what a view of a size becomes."""
     value = call("tokenizers", "describe", "llamagen", "--size", "384", "--json").document()
