@@ -25,7 +25,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_feed, efficiency, peers, plan_million, startup
+from benchmarks import bench_feed, efficiency, peers, startup
 from benchmarks.common import ROOT, TOKENIZERS, Measure, Section, answer, child
 
 RESULTS = ROOT / "benchmarks" / "results.md"
@@ -269,6 +269,8 @@ def in_child(task: dict[str, Any]) -> dict[str, Any]:
     """Run what changes or measures its whole process."""
     if task["do"] == "feed":
         return {"found": bench_feed.run(rows=task["rows"], peer_python=task["peer_python"])}
+    from benchmarks import plan_million
+
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         return plan_million.run(Path(folder, "files"), task["files"])
