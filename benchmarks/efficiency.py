@@ -237,7 +237,7 @@ def pipeline(task: dict[str, Any]) -> dict[str, float]:
 
 
 def _run(task: dict[str, Any], paths: list[str], *, unit: int) -> dict[str, float]:
-    from tokenmill_pipelines.stages import run_job
+    from tokenmill_pipelines.jobs import run_job
     from tokenmill_schemas.job import parse_job
 
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as folder:

@@ -152,7 +152,7 @@ class StartClock:
 
 def ours(task: dict[str, Any], folder: Path) -> dict[str, float]:
     """Run the job."""
-    from tokenmill_pipelines.stages import run_job
+    from tokenmill_pipelines.jobs import run_job
     from tokenmill_schemas.job import parse_job
 
     write_listing(task["paths"], folder / "listing.jsonl")

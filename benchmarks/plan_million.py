@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.stages import list_stage, open_run, plan_stage
+from tokenmill_pipelines.run import open_run
+from tokenmill_pipelines.stages import list_stage, plan_stage
 from tokenmill_schemas.job import parse_job
 
 PER_FOLDER = 1000

@@ -16,7 +16,8 @@ from tokenmill.feed import Feed
 from tokenmill.store import Store
 from tokenmill.store.verify import verify_store
 from tokenmill_infra.observe import choose
-from tokenmill_pipelines.stages import RunResult, run_job
+from tokenmill_pipelines.jobs import run_job
+from tokenmill_pipelines.run import RunResult
 from tokenmill_schemas.job import read_job
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from tokenmill_pipelines.report import write_report
 from tokenmill_pipelines.report.environment import environment
 from tokenmill_pipelines.report.record import Quarantined, Reconstruction, RunRecord
 from tokenmill_pipelines.report.redact import redact
-from tokenmill_pipelines.stages import Run, quarantined, result_of
+from tokenmill_pipelines.run import Run, quarantined, result_of
 from tokenmill_schemas.asset import AssetRef, refs_of
 from tokenmill_schemas.errors import AssetError, Reason, TokenmillError, TransientError
 from tokenmill_schemas.job import job_table

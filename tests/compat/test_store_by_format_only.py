@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.stages import run_job
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.job import read_job
 
 JOB = Path(__file__).parents[2] / "pipelines" / "jobs" / "demo.toml"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.stages import run_job
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.job import parse_job, read_job
 
 ROOT = Path(__file__).parents[2]

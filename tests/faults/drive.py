@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tokenmill_infra.observe import PlainObserver
-from tokenmill_pipelines.stages import run_job
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.job import parse_job
 
 

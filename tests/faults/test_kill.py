@@ -19,7 +19,8 @@ from tokenmill.store import Store
 from tokenmill.store.verify import verify_store
 from tokenmill.testing.faults import content_of
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.stages import RunResult, run_job
+from tokenmill_pipelines.jobs import run_job
+from tokenmill_pipelines.run import RunResult
 from tokenmill_schemas.job import Job, job_table, resolve_paths
 
 JobOf = Callable[..., Job]

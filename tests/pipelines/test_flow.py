@@ -18,7 +18,8 @@ from tokenmill.testing.faults import content_of
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import DEFAULTS
-from tokenmill_pipelines.stages import STAGES, run_job
+from tokenmill_pipelines.jobs import run_job
+from tokenmill_pipelines.stages import STAGES
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
 

@@ -5,7 +5,7 @@ import pytest
 from tokenmill.store import Store
 from tokenmill.store.verify import verify_store
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.stages import run_job
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.job import read_job
 
 JOBS = Path(__file__).parents[2] / "pipelines" / "jobs"

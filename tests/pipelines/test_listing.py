@@ -8,6 +8,7 @@ import pytest
 from tokenmill.store.plans import listed, read_unit
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.assemble import Assembly, assemble
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_pipelines.listing import (
     Listing,
     list_assets,
@@ -15,7 +16,6 @@ from tokenmill_pipelines.listing import (
     plan_units,
     unit_tables,
 )
-from tokenmill_pipelines.stages import run_job
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
 

@@ -8,13 +8,9 @@ from tokenmill.store.verify import verify_store
 from tokenmill.testing.faults import FaultyDecoder, content_of
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.encoding import UnitsFailedError
-from tokenmill_pipelines.stages import (
-    QuarantineError,
-    RunResult,
-    plan_job,
-    retry_store,
-    run_job,
-)
+from tokenmill_pipelines.jobs import plan_job, retry_store, run_job
+from tokenmill_pipelines.run import RunResult
+from tokenmill_pipelines.stages import QuarantineError
 from tokenmill_schemas.errors import CorruptShardError, JobError
 from tokenmill_schemas.job import Job
 

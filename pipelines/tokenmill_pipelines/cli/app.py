@@ -12,7 +12,7 @@ from tokenmill_pipelines.cli import output
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 
 if TYPE_CHECKING:
-    from tokenmill_pipelines.stages import RunResult
+    from tokenmill_pipelines.run import RunResult
 
 SETTINGS: dict[str, Any] = {
     "no_args_is_help": True,
@@ -92,7 +92,7 @@ def run(
         read = read_job(job, overrides=tuple(sets or ()))
         limit_threads(read.cluster)  # before numpy is loaded, which reads it once
         from tokenmill_pipelines.flows.settings import configured
-        from tokenmill_pipelines.stages import run_job
+        from tokenmill_pipelines.jobs import run_job
 
         result = run_job(read, observer=observer, prefect=prefect or configured())
         _finish(result, as_json=as_json)
@@ -103,7 +103,7 @@ def plan(job: JobFile, sets: Sets = None, as_json: Json = False, debug: Debug = 
     """Say what a run of a job would do; nothing becomes visible in its store."""
     with guard(as_json=as_json, debug=debug):
         from tokenmill_pipelines.cli.stores import describe_stream
-        from tokenmill_pipelines.stages import plan_job
+        from tokenmill_pipelines.jobs import plan_job
         from tokenmill_schemas.job import read_job
 
         summary = plan_job(read_job(job, overrides=tuple(sets or ())))
@@ -125,7 +125,7 @@ def retry(
 ) -> None:
     """Tokenize a store's quarantined assets again, by the job that made its newest snapshot."""
     with guard(as_json=as_json, debug=debug) as observer:
-        from tokenmill_pipelines.stages import retry_store
+        from tokenmill_pipelines.jobs import retry_store
 
         result = retry_store(store, reasons=tuple(reason or ()), observer=observer)
         _finish(result, as_json=as_json)

@@ -11,7 +11,7 @@ from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import configure, configured, home
 
 if TYPE_CHECKING:
-    from tokenmill_pipelines.stages import Run
+    from tokenmill_pipelines.run import Run
 
 __all__ = ["configured", "run_flow"]
 

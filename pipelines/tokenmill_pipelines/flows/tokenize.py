@@ -25,7 +25,8 @@ from prefect.cache_policies import NO_CACHE
 from tokenmill_infra.observe import Observer, PlainObserver
 from tokenmill_pipelines.report import markdown_summary
 from tokenmill_pipelines.reporting import make_record
-from tokenmill_pipelines.stages import STAGES, Run, open_run, run_stage
+from tokenmill_pipelines.run import Run, open_run
+from tokenmill_pipelines.stages import STAGES, run_stage
 from tokenmill_schemas.job import job_table, parse_job
 
 #: Seconds between two updates of the progress artifact.

@@ -18,7 +18,9 @@ from tokenmill.store.tables import put_table
 from tokenmill.store.verify import verify_store
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.assemble import assemble
-from tokenmill_pipelines.stages import Run, encode_stage, list_stage, plan_stage, run_job
+from tokenmill_pipelines.jobs import run_job
+from tokenmill_pipelines.run import Run
+from tokenmill_pipelines.stages import encode_stage, list_stage, plan_stage
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import (
     ConflictError,

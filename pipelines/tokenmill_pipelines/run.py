@@ -1,0 +1,107 @@
+"""A run under way: what its stages hand to each other, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tokenmill_infra.observe import Observer
+from tokenmill_infra.storage import scratch
+from tokenmill_pipelines.assemble import Assembly, assemble
+from tokenmill_pipelines.encoding import Encoding
+from tokenmill_pipelines.listing import Listing, Planned
+from tokenmill_schemas.job import Job
+from tokenmill_schemas.snapshot import Receipt, Snapshot
+
+#: Quarantined assets that a result spells out.
+SHOWN = 50
+
+
+@dataclass(slots=True)
+class Run:
+    """One run under way: what the stages hand to each other, and how long each took."""
+
+    assembly: Assembly
+    observer: Observer
+    folder: Path
+    retried: frozenset[str] = frozenset()
+    salt: str = ""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    wall_s: dict[str, float] = field(default_factory=dict)
+    base: int = 0
+    listing: Listing | None = None
+    planned: Planned = field(default_factory=Planned)
+    encoding: Encoding = field(default_factory=Encoding)
+    snapshot: Snapshot | None = None
+    committed: bool = False
+    report: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did. ``totals`` is the whole store's, ``done`` this run's part of it."""
+
+    store_uri: str
+    snapshot_number: int | None
+    content_id: str
+    committed: bool
+    totals: dict[str, int]
+    done: dict[str, int]
+    wall_s: dict[str, float]
+    report: str
+    quarantine: tuple[tuple[str, str, str], ...]
+    quarantined: int
+    summary: str = ""
+
+
+@contextmanager
+def open_run(job: Job, observer: Observer) -> Iterator[Run]:
+    """Assemble a job and give it a scratch folder for as long as it runs.
+
+    Raises:
+        JobError: the job is wrong.
+    """
+    assembly = assemble(job)
+    with scratch(assembly.store.storage) as folder:
+        yield Run(assembly, observer, folder)
+
+
+def quarantined(receipts: tuple[Receipt, ...]) -> list[tuple[str, str, str]]:
+    """Return (key, reason, error) of every asset that failed."""
+    return [
+        (reject.asset_key, reject.reason, reject.error)
+        for receipt in receipts
+        for reject in receipt.rejects
+        if reject.disposition == "quarantine"
+    ]
+
+
+def result_of(run: Run) -> RunResult:
+    """Return what a finished run did."""
+    bad = quarantined(run.encoding.receipts)
+    made = run.encoding.made.values()
+    done = {
+        "assets": sum(r.assets for r in made),
+        "samples": sum(r.samples for r in made),
+        "tokens": sum(r.tokens for r in made),
+        "bytes": sum(r.bytes for r in made),
+        "units": len(run.encoding.made),
+        "reused_units": len(run.encoding.reused),
+        "quarantined": len(bad),
+    }
+    snapshot = run.snapshot
+    return RunResult(
+        store_uri=run.assembly.store.uri,
+        snapshot_number=snapshot.number if snapshot else None,
+        content_id=snapshot.content_id if snapshot else "",
+        committed=run.committed,
+        totals=dict(snapshot.totals) if snapshot else {},
+        done=done,
+        wall_s=dict(run.wall_s),
+        report=run.report,
+        quarantine=tuple(bad[:SHOWN]),
+        quarantined=len(bad),
+    )
