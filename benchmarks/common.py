@@ -140,19 +140,30 @@ def plain_tokenizer(name: str) -> dict[str, Any]:
     return {"kind": chosen["inner"], **chosen["options"]}
 
 
+#: What a child process is called with, instead of a person's options.
+CHILD = "--child"
+
+
 def child(module: str, task: Mapping[str, Any], *, env: Mapping[str, str] | None = None) -> Any:
     """Run ``benchmarks.module`` on a task in a fresh process; return what it answers.
 
     Raises:
         RuntimeError: it failed; says its last words.
     """
-    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(task)]
+    command = [sys.executable, "-m", f"benchmarks.{module}", CHILD]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     given = {**os.environ, **CHILD_ENV, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
-    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    options: dict[str, Any] = {"cwd": ROOT, "env": given, "capture_output": True, "text": True}
+    # Through standard input: two thousand paths are too long for a command line.
+    done = subprocess.run(command, input=json.dumps(task), check=False, **options)
     if done.returncode:
         raise RuntimeError(f"benchmarks.{module} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def task_given() -> Any:
+    """Return the task that a child was given."""
+    return json.loads(sys.stdin.read())
 
 
 def answer(value: Mapping[str, Any]) -> None:

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -41,6 +39,7 @@ from benchmarks.common import (
     job_table,
     pictures,
     plain_tokenizer,
+    task_given,
     write_listing,
 )
 from benchmarks.timed import loaded_cpu_s
@@ -269,5 +268,5 @@ def _load_s(task: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
+    given = task_given()
     answer(bare(given) if given["do"] == "bare" else pipeline(given))

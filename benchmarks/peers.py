@@ -21,9 +21,7 @@ which favours us a little; the steady rates do not.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import sys
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -43,6 +41,7 @@ from benchmarks.common import (
     child,
     job_table,
     pictures,
+    task_given,
     write_listing,
 )
 from benchmarks.timed import Timed, steady_rate
@@ -326,4 +325,4 @@ def main(task: dict[str, Any]) -> None:
 if __name__ == "__main__":
     from benchmarks.peers import main as named  # so that actors find its classes by name
 
-    named(json.loads(sys.argv[1]))
+    named(task_given())

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import bench_feed, efficiency, peers, startup
-from benchmarks.common import ROOT, TOKENIZERS, Measure, Section, answer, child
+from benchmarks.common import CHILD, ROOT, TOKENIZERS, Measure, Section, answer, child, task_given
 
 RESULTS = ROOT / "benchmarks" / "results.md"
 KEPT = ROOT / ".cache" / "benchmarks.json"
@@ -277,7 +277,7 @@ def in_child(task: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
-        answer(in_child(json.loads(sys.argv[1])))
+    if sys.argv[1:] == [CHILD]:
+        answer(in_child(task_given()))
     else:
         main()

@@ -27,7 +27,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import CHILD_ENV, ROOT, Measure, Section, answer, child, plain_tokenizer
+from benchmarks.common import (
+    CHILD_ENV,
+    ROOT,
+    Measure,
+    Section,
+    answer,
+    child,
+    plain_tokenizer,
+    task_given,
+)
 
 JOB = ROOT / "pipelines" / "jobs" / "demo.toml"
 BARS = {"ray": 12.0, "local": 4.0}
@@ -142,4 +151,4 @@ def load(task: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    answer(load(json.loads(sys.argv[1])))
+    answer(load(task_given()))
