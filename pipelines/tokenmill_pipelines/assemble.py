@@ -59,8 +59,8 @@ def assemble(job: Job) -> Assembly:
         JobError: an operator's kind, keys or values are wrong, or two of them do not fit together.
     """
     job = resolve_paths(job)
-    source = cast("Source", _open("tokenmill.sources", job.source, "job.source"))
-    tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "job.tokenizer"))
+    source = cast("Source", _open("tokenmill.sources", job.source, "source"))
+    tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
     view = _open_view(job, tokenizer)
     decoder = _open_decoder(job)
     spec = tokenizer.spec(view.size)
@@ -101,7 +101,7 @@ def _check_names(layout: ShardLayout) -> None:
     if twice:
         raise JobError(
             f"companion columns {twice} have names that the store needs; rename them",
-            path="job.source.columns",
+            path="source.columns",
         )
 
 

@@ -60,7 +60,7 @@ def plan_job(job: Job) -> PlanSummary:
         list_stage(run)
         listing = run.listing
         if listing is None:
-            raise JobError("lists no assets", path="job.source")
+            raise JobError("lists no assets", path="source")
         ids = [unit for unit, _ in unit_tables(run.assembly, listing)]
         done = run.assembly.store.receipts(ids)
         identity = run.assembly.identity

@@ -67,7 +67,7 @@ def list_assets(
     diff = Diff(known_assets(assembly, head))
     listing = _write(assembly, (diff.new(b) for b in _list(assembly)), file, diff=diff)
     if listing.assets == 0:
-        raise JobError("lists no assets", path="job.source")
+        raise JobError("lists no assets", path="source")
     if listing.changed:
         observer.warn(
             "assets have changed since they were tokenized; the store keeps their old samples",

@@ -145,12 +145,12 @@ def parse_job(values: Mapping[str, Any], *, base: str = "") -> Job:
     for name in OPERATORS:
         if name in table:
             table[name] = _operator(table[name], name)
-    return build(Job, {**table, "base": base}, path="job")
+    return build(Job, {**table, "base": base}, path="")
 
 
 def _operator(section: Any, name: str) -> dict[str, Any]:
     if not isinstance(section, Mapping) or not isinstance(section.get("kind"), str):
-        raise JobError("must be a table with a 'kind'", path=f"job.{name}")
+        raise JobError("must be a table with a 'kind'", path=name)
     return {"kind": section["kind"], "options": {k: v for k, v in section.items() if k != "kind"}}
 
 
@@ -183,7 +183,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise JobError(f"{parent!r} in {dotted!r} is not a table", path=f"job.{dotted}")
+            raise JobError(f"{parent!r} in {dotted!r} is not a table", path=dotted)
     value = _toml_value(text)
     # Who types a path means it from where they stand, not from where the job file lies.
     table[last] = resolve(value, str(Path.cwd())) if dotted in PATH_KEYS else value

@@ -27,6 +27,8 @@ def nearest(name: str, names: list[str]) -> str:
 def build(cls: type[T], values: Mapping[str, Any], *, path: str) -> T:
     """Return ``cls(**values)`` after checking keys and types against the dataclass ``cls``.
 
+    ``path`` is where ``values`` stand; "" for the top of a file, whose keys have no prefix.
+
     Raises:
         JobError: a key is unknown or missing, or a value has another type; names the dotted path.
     """
@@ -34,16 +36,20 @@ def build(cls: type[T], values: Mapping[str, Any], *, path: str) -> T:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise JobError(f"unknown key; {nearest(key, list(fields))}", path=f"{path}.{key}")
-    checked = {k: convert(hints[k], v, path=f"{path}.{k}") for k, v in values.items()}
+            raise JobError(f"unknown key; {nearest(key, list(fields))}", path=_below(path, key))
+    checked = {k: convert(hints[k], v, path=_below(path, k)) for k, v in values.items()}
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING
         if required and field.default_factory is dataclasses.MISSING and name not in checked:
-            raise JobError("is required", path=f"{path}.{name}")
+            raise JobError("is required", path=_below(path, name))
     try:
         return cls(**checked)
     except ValueError as error:
         raise JobError(str(error), path=path) from error
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
 
 
 def convert(hint: Any, value: Any, *, path: str) -> Any:

@@ -129,7 +129,7 @@ def test_what_loading_raises_is_the_jobs_error_and_no_lost_actor(noise_job: JobO
     start = time.monotonic()
     with pytest.raises(CheckpointError, match=r"lacks keys: means\.weight") as caught:
         run_job(noise_job(tokenizer={"loads": False}, cluster=ray(2)), observer=SilentObserver())
-    assert caught.value.path == "job.tokenizer"
+    assert caught.value.path == "tokenizer"
     assert time.monotonic() - start < 20
 
 
@@ -159,4 +159,4 @@ def test_an_address_where_no_cluster_answers_is_the_jobs_error() -> None:
     told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert told.stdout.startswith("job.cluster.address: no Ray cluster answers at 127.0.0.1:1")
+    assert told.stdout.startswith("cluster.address: no Ray cluster answers at 127.0.0.1:1")

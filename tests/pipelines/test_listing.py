@@ -44,7 +44,7 @@ def test_a_first_listing_is_all_new(noise_job: JobOf, tmp_path: Path) -> None:
 
 def test_a_source_that_lists_nothing_is_the_jobs_error(noise_job: JobOf, tmp_path: Path) -> None:
     """An empty folder is a slip, not a finished job."""
-    with pytest.raises(JobError, match=r"job\.source: lists no assets"):
+    with pytest.raises(JobError, match=r"^source: lists no assets"):
         listing_of(noise_job(source={"count": 0}), tmp_path)
 
 

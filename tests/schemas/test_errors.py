@@ -8,9 +8,9 @@ from tokenmill_schemas.errors import AssetError, ConflictError, JobError, Reason
 
 MADE: list[TokenmillError] = [
     TokenmillError("plain"),
-    JobError("is wrong", path="job.view.size"),
+    JobError("is wrong", path="view.size"),
     JobError("is wrong"),
-    errors.CheckpointError("lacks keys", path="job.tokenizer.checkpoint"),
+    errors.CheckpointError("lacks keys", path="tokenizer.checkpoint"),
     AssetError(Reason.TRUNCATED, "cut off", uri="s3://a/b.jpg", stage="decode"),
     errors.TransientError("try later"),
     errors.StoreError("is gone", uri="/store"),
@@ -62,7 +62,7 @@ def test_the_tree_says_who_must_act(kind: str, parent: str) -> None:
 
 def test_a_job_errors_message_starts_with_its_path() -> None:
     """So does a store's with its uri; without one there is no prefix."""
-    assert str(JobError("is wrong", path="job.a")) == "job.a: is wrong"
+    assert str(JobError("is wrong", path="a")) == "a: is wrong"
     assert str(JobError("is wrong")) == "is wrong"
     assert str(errors.StoreError("gone", uri="/s")) == "/s: gone"
 

@@ -101,6 +101,16 @@ def test_a_slip_names_its_dotted_path_and_what_was_meant(
     assert says in str(caught.value)
 
 
+def test_keys_at_the_top_of_a_file_have_no_prefix() -> None:
+    """The dotted path is the one that a user would write after ``--set``."""
+    for change, path in (({"nmae": "x"}, "nmae"), ({"inner": {"size": "x"}}, "inner.size")):
+        with pytest.raises(JobError) as caught:
+            build(Outer, GOOD | change, path="")
+        assert caught.value.path == path
+    with pytest.raises(JobError, match=r"^name: is required"):
+        build(Outer, {}, path="")
+
+
 def test_a_missing_key_is_named() -> None:
     """Only what has no default is required."""
     with pytest.raises(JobError, match=r"job\.name: is required"):

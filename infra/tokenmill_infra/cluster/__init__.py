@@ -66,7 +66,7 @@ def misfit(plan: ActorPlan, there: Mapping[str, float]) -> JobError | None:
         if wanted > found:
             return JobError(
                 f"an actor wants {wanted:g} {name} and this machine has {found:g}",
-                path=f"job.cluster.{name}_per_actor",
+                path=f"cluster.{name}_per_actor",
             )
     return None
 

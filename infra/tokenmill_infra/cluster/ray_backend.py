@@ -95,7 +95,7 @@ def connect(address: str, *, env: Mapping[str, str]) -> bool:
             ray.init(address=address, **quiet)
         except (OSError, ValueError) as error:
             raise JobError(
-                f"no Ray cluster answers at {address}: {error}", path="job.cluster.address"
+                f"no Ray cluster answers at {address}: {error}", path="cluster.address"
             ) from error
         return False
     with environment({**CLUSTER_ENV, **MALLOC_ENV, **env}):

@@ -18,4 +18,4 @@ def open_decoder(kind: str = "image", **options: Any) -> Decoder:
     Raises:
         JobError: unknown kind or key, or a value of the wrong type.
     """
-    return cast("Decoder", open_operator("tokenmill.decoders", kind, options, path="job.decoder"))
+    return cast("Decoder", open_operator("tokenmill.decoders", kind, options, path="decoder"))

@@ -86,11 +86,13 @@ class ParquetSource:
         return io.BytesIO(data)
 
     def _check(self, url: str, schema: pa.Schema) -> None:
-        names = Names("" if self.bytes else self.uri, self.key, self.size, self.version).all()
-        for name in (*names, *self.columns, *([self.bytes.split(".")[0]] if self.bytes else [])):
+        named = {"bytes": self.bytes.split(".")[0]} if self.bytes else {"uri": self.uri}
+        named |= {"key": self.key, "size": self.size, "version": self.version}
+        wanted = [(option, name) for option, name in named.items() if name]
+        for option, name in (*wanted, *(("columns", name) for name in self.columns)):
             if name not in schema.names:
                 text = f"{without_credentials(url)} has no column {name!r}, only {schema.names}"
-                raise JobError(text, path="source")
+                raise JobError(text, path=f"source.{option}")
 
     def _table(self, url: str, stem: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         version = size_and_version(url, self.options)[1] if self.bytes else ""

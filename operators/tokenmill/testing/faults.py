@@ -223,7 +223,7 @@ class BlockMeans:
             CheckpointError: ``loads`` is False.
         """
         if not self.loads:
-            raise CheckpointError("its checkpoint lacks keys: means.weight", path="job.tokenizer")
+            raise CheckpointError("its checkpoint lacks keys: means.weight", path="tokenizer")
         if self.devices:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
             Path(self.devices, str(os.getpid())).write_text(f"{visible} {device}")
@@ -277,7 +277,7 @@ class BlockMeansEncoder:
         Raises:
             JobError: always.
         """
-        raise JobError(f"block means of {sorted(tokens)} cannot be decoded", path="job.tokenizer")
+        raise JobError(f"block means of {sorted(tokens)} cannot be decoded", path="tokenizer")
 
     def close(self) -> None:
         """Hold nothing."""

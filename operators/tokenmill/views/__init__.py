@@ -19,4 +19,4 @@ def open_view(kind: str, options: Mapping[str, Any] | None = None) -> View:
     Raises:
         JobError: unknown kind or key, or a value of the wrong type.
     """
-    return cast("View", open_operator("tokenmill.views", kind, options or {}, path="job.view"))
+    return cast("View", open_operator("tokenmill.views", kind, options or {}, path="view"))

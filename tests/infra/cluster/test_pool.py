@@ -139,7 +139,7 @@ def test_what_loading_raises_ends_the_run_as_it_was_raised() -> None:
     """A missing checkpoint is the job's fault: no actor is started in vain again."""
 
     def factory() -> Shouter:
-        raise CheckpointError("lacks keys", path="job.tokenizer")
+        raise CheckpointError("lacks keys", path="tokenizer")
 
     pool = Pool(LocalBackend(factory, in_flight=1), PoolConfig())
     with pytest.raises(CheckpointError, match="lacks keys"):
@@ -241,12 +241,10 @@ def test_an_actor_that_can_never_fit_is_an_error_and_no_wait() -> None:
     assert misfit(ActorPlan(1, 2.0, 0.0), there) is None
     too_many = misfit(ActorPlan(1, 4.0, 0.0), there)
     assert too_many is not None
-    assert (
-        str(too_many) == "job.cluster.cpus_per_actor: an actor wants 4 cpus and this machine has 2"
-    )
+    assert str(too_many) == "cluster.cpus_per_actor: an actor wants 4 cpus and this machine has 2"
     no_gpu = misfit(ActorPlan(1, 1.0, 1.0), there)
     assert no_gpu is not None
-    assert no_gpu.path == "job.cluster.gpus_per_actor"
+    assert no_gpu.path == "cluster.gpus_per_actor"
 
 
 def test_the_local_pool_is_opened_by_its_name() -> None:

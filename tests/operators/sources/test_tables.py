@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tokenmill.plugins import open_operator
 from tokenmill.sources.jsonl import JsonlSource
 from tokenmill.sources.parquet import ParquetSource
 from tokenmill.testing.sources import check_source
@@ -82,8 +83,20 @@ def test_parquet_uris_carry_typed_companions(folder: Path) -> None:
     refs = check_source(source, bad=GONE)
     assert source.companions().types == [pa.int16(), pa.string()]
     assert refs[1].columns == {"label": None, "caption": None}
-    with pytest.raises(JobError, match="no column 'nope'"):
+    with pytest.raises(JobError, match=r"^source\.columns: .* has no column 'nope'"):
         ParquetSource((f"{folder}/*.parquet",), columns=("nope",)).companions()
+
+
+@pytest.mark.parametrize("option", ["uri", "key", "size", "version", "bytes"])
+def test_a_missing_column_is_named_by_the_option_that_asks_for_it(
+    folder: Path, option: str
+) -> None:
+    """The path is the key of the job that is to be mended."""
+    pq.write_table(pa.table({"uri": ["0.jpg"]}), folder / "list.parquet")
+    options = {"urls": [f"{folder}/*.parquet"], option: "nope"}
+    with pytest.raises(JobError, match="has no column 'nope'") as caught:
+        open_operator("tokenmill.sources", "parquet", options, path="source").companions()
+    assert caught.value.path == f"source.{option}"
 
 
 @pytest.mark.parametrize("column", ["image", "image.bytes"])

@@ -110,7 +110,7 @@ def test_only_squash_and_cover_know_other_shapes_than_squares() -> None:
     assert open_view("center_crop", {"size": [32, 48], "rule": "cover"}).size == (32, 48)
     view = check_view(open_view("center_crop", {"size": [32, 48], "rule": "cover"}), noise(90, 70))
     assert view[0].pixels.shape == (32, 48, 3)
-    with pytest.raises(JobError, match=r"job\.view: rule 'adm' gives squares, not 48x32"):
+    with pytest.raises(JobError, match=r"^view: rule 'adm' gives squares, not 48x32"):
         open_view("center_crop", {"size": [32, 48]})
 
 
@@ -124,8 +124,8 @@ def test_sizes_are_checked(size: object) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("center_crop", {"rulle": "adm"}, r"job\.view\.rulle: unknown key; did you mean 'rule'"),
-        ("center_crop", {"rule": "admm"}, r"job\.view\.rule: is 'admm'; did you mean 'adm'"),
+        ("center_crop", {"rulle": "adm"}, r"^view\.rulle: unknown key; did you mean 'rule'"),
+        ("center_crop", {"rule": "admm"}, r"^view\.rule: is 'admm'; did you mean 'adm'"),
         ("centre_crop", {}, "did you mean 'center_crop'"),
         ("ten_crop", {"ranges": []}, "one or more numbers >= 1"),
         ("ten_crop", {"ranges": [0.9]}, "one or more numbers >= 1"),
