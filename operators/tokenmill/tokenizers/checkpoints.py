@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tokenmill.tokenizers.filling import weight
 from tokenmill.tokenizers.locate import (
     INDEX,
+    PATH,
     RANDOM,
     checkpoint_digest,
     checkpoint_files,
@@ -106,7 +107,9 @@ def load_into(
         weights = load_weights(checkpoint, unwrap=unwrap, select=select)
         done = assign(module, weights, optional=optional)
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
+        if error.path:
+            raise
+        raise CheckpointError(f"{checkpoint}: {error}", path=PATH) from error
     if done.unused_prefixes:
         log.info("%s: unused keys begin with %s", checkpoint, ", ".join(done.unused_prefixes))
     return done
@@ -154,7 +157,8 @@ def fill_random(module: nn.Module, checkpoint: str) -> None:
     """
     seed = checkpoint.removeprefix(RANDOM)
     if not seed.isdecimal():
-        raise CheckpointError(f"{checkpoint!r}: write random:SEED with a whole number, as random:0")
+        text = f"{checkpoint!r}: write random:SEED with a whole number, as random:0"
+        raise CheckpointError(text, path=PATH)
     filled = {}
     for key, entry in module.state_dict().items():
         if entry.is_floating_point():

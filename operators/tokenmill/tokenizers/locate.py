@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
+import importlib.util
 import json
+import logging
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -20,6 +24,12 @@ RANDOM = "random:"
 INDEX = ".index.json"
 _HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>.+)")
 _CHUNK_BYTES = 8 * 2**20
+#: The key of a job that every error here is about.
+PATH = "tokenizer.checkpoint"
+
+
+class UnreachableError(CheckpointError):
+    """A checkpoint is not on this machine and the hub that has it did not answer."""
 
 
 def local_file(name: str) -> Path:
@@ -29,8 +39,8 @@ def local_file(name: str) -> Path:
     a key that changes with the remote file.
 
     Raises:
-        CheckpointError: there is no such file.
-        TransientError: the remote place did not answer.
+        CheckpointError: there is no such file; `UnreachableError` if the hub did not answer.
+        TransientError: another remote place did not answer.
     """
     if name.startswith("hf://"):
         return _from_hub(name)
@@ -38,7 +48,7 @@ def local_file(name: str) -> Path:
         return _from_url(name)
     path = Path(name.removeprefix("file://")).expanduser()
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint file {name}")
+        raise CheckpointError(f"there is no checkpoint file {name}", path=PATH)
     return path
 
 
@@ -71,13 +81,15 @@ def checkpoint_files(checkpoint: str, *, select: tuple[str, ...] = ()) -> list[s
         TransientError: a remote place did not answer.
     """
     if not checkpoint:
-        raise CheckpointError("name a checkpoint: a path, a URL, hf://owner/repo/file or random:0")
+        text = "name a checkpoint: a path, a URL, hf://owner/repo/file or random:0"
+        raise CheckpointError(text, path=PATH)
     if not checkpoint.endswith(INDEX):
         return [checkpoint]
     try:
         placed: dict[str, str] = json.loads(local_file(checkpoint).read_bytes())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint} is no index of a sharded checkpoint") from error
+        text = f"{checkpoint} is no index of a sharded checkpoint"
+        raise CheckpointError(text, path=PATH) from error
     chosen = {file for key, file in placed.items() if key.startswith(select)} if select else set()
     folder = checkpoint[: -len(checkpoint.rpartition("/")[2])]
     return [folder + file for file in sorted(chosen or set(placed.values()))]
@@ -104,8 +116,9 @@ def cache_folder() -> Path:
 def _from_hub(name: str) -> Path:
     parts = _HF.fullmatch(name)
     if parts is None:
-        raise CheckpointError(f"{name!r} is not of the form hf://owner/repo[@revision]/file")
-    from huggingface_hub import errors, hf_hub_download
+        text = f"{name!r} is not of the form hf://owner/repo[@revision]/file"
+        raise CheckpointError(text, path=PATH)
+    from huggingface_hub import errors
 
     wrong = (
         errors.EntryNotFoundError,
@@ -114,14 +127,50 @@ def _from_hub(name: str) -> Path:
         errors.HFValidationError,
     )
     try:
-        found = hf_hub_download(parts["repo"], parts["file"], revision=parts["revision"])
+        with _quiet_hub():
+            return _download_from_hub(parts["repo"], parts["file"], parts["revision"])
     except errors.LocalEntryNotFoundError as error:
-        raise TransientError(f"{name} is not in the cache, and the hub did not answer") from error
+        raise _unreachable(name) from error
     except wrong as error:
-        raise CheckpointError(f"{name} is not there, or not for this account: {error}") from error
-    except OSError as error:
-        raise TransientError(f"{name}: the hub did not answer: {error}") from error
-    return Path(found)
+        text = f"{name} is not there, or not for this account: {error}"
+        raise CheckpointError(text, path=PATH) from error
+    except _network_errors() as error:
+        raise _unreachable(name) from error
+
+
+def _download_from_hub(repo: str, file: str, revision: str | None) -> Path:
+    import huggingface_hub as hub
+
+    if not isinstance(hub.try_to_load_from_cache(repo, file, revision=revision), str):
+        # One question of our own first: the download would ask six times, for half a minute.
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo, file, revision=revision), timeout=10)
+    return Path(hub.hf_hub_download(repo, file, revision=revision))
+
+
+def _unreachable(name: str) -> UnreachableError:
+    return UnreachableError(
+        f"{name} is not in the cache, and the hub did not answer; name a local file, or copy a "
+        "cache that has it to HF_HOME (HF_HUB_OFFLINE=1 then asks nobody)",
+        path=PATH,
+    )
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What no answer looks like, which depends on the HTTP library that the hub's client has."""
+    there = [name for name in ("httpx2", "httpx") if importlib.util.find_spec(name)]
+    return (OSError, *(importlib.import_module(name).TransportError for name in there))
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from logging each try: what comes of them is an error of ours."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _from_url(name: str) -> Path:
@@ -134,9 +183,9 @@ def _from_url(name: str) -> Path:
         if not target.is_file():
             _download(filesystem, path, target)
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint file {name}") from error
+        raise CheckpointError(f"there is no checkpoint file {name}", path=PATH) from error
     except (ValueError, ImportError) as error:
-        raise CheckpointError(f"{name} cannot be opened: {error}") from error
+        raise CheckpointError(f"{name} cannot be opened: {error}", path=PATH) from error
     except OSError as error:
         raise TransientError(f"{name} could not be fetched: {error}") from error
     return target

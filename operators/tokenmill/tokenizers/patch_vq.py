@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tokenmill.tokenizers.base import Pixels, Tokens
-from tokenmill.tokenizers.locate import file_digest, local_file
+from tokenmill.tokenizers.locate import PATH, file_digest, local_file
 from tokenmill_schemas.errors import CheckpointError, JobError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
@@ -155,7 +155,8 @@ def _check_shapes(book: Codebook) -> None:
         raise CheckpointError(
             f"patch_vq wants int16 basis [D, {VALUES}], codes [K, D] and synthesis [D + 8 M, "
             f"{VALUES}]; got {book.basis.shape}, {book.codes.shape}, {book.synthesis.shape} "
-            f"of {', '.join(sorted(str(t) for t in types))}"
+            f"of {', '.join(sorted(str(t) for t in types))}",
+            path=PATH,
         )
 
 
@@ -173,7 +174,8 @@ def _check_exact(book: Codebook) -> None:
     if max(rows.max() + 2**BASIS_BITS, scores.max()) >= EXACT:
         raise CheckpointError(
             f"sums of this patch_vq codebook reach {max(rows.max(), scores.max())}; float32 is "
-            f"exact below {EXACT} only, so its ids could differ between machines"
+            f"exact below {EXACT} only, so its ids could differ between machines",
+            path=PATH,
         )
 
 
@@ -187,9 +189,11 @@ def load_codebook(path: Path) -> Codebook:
         tensors = load_file(path)
         return Codebook(tensors["basis"], tensors["codes"], tensors["synthesis"])
     except KeyError as error:
-        raise CheckpointError(f"{path} has no tensor {error}; it is no patch_vq file") from error
+        text = f"{path} has no tensor {error}; it is no patch_vq file"
+        raise CheckpointError(text, path=PATH) from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        text = f"{path} cannot be read as safetensors: {error}"
+        raise CheckpointError(text, path=PATH) from error
 
 
 class PatchEncoder:
@@ -227,7 +231,7 @@ def _check_size(size: tuple[int, int]) -> None:
     if size[0] % PATCH or size[1] % PATCH or min(size) < PATCH:
         raise JobError(
             f"patch_vq takes views whose sides are multiples of {PATCH}, got {size[0]}x{size[1]}",
-            path="job.view",
+            path="view.size",
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenmill.tokenizers.locate import INDEX, RANDOM, local_file
+from tokenmill.tokenizers.locate import INDEX, PATH, RANDOM, UnreachableError, local_file
 from tokenmill_schemas.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -38,9 +38,10 @@ def folder_config(folder: str) -> dict[str, Any]:
     try:
         config = json.loads(local_file(name).read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"{name} is not JSON: {error}") from error
+        raise CheckpointError(f"{name} is not JSON: {error}", path=PATH) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{name} must be a JSON object, got {type(config).__name__}")
+        text = f"{name} must be a JSON object, got {type(config).__name__}"
+        raise CheckpointError(text, path=PATH)
     return config
 
 
@@ -54,10 +55,12 @@ def folder_weights(folder: str, names: Sequence[str]) -> str:
     for name in names:
         try:
             local_file(_inside(folder, name))
+        except UnreachableError:
+            raise
         except CheckpointError:
             continue
         return _inside(folder, name)
-    raise CheckpointError(f"{folder} has none of {', '.join(names)}")
+    raise CheckpointError(f"{folder} has none of {', '.join(names)}", path=PATH)
 
 
 def _inside(folder: str, name: str) -> str:

@@ -207,7 +207,8 @@ class TiTok:
         done = self.weights.load_into(network)
         if any(prefix.startswith("decoder.") for prefix in done.unused_prefixes):
             raise CheckpointError(
-                f"{self._source} is of a TA-TiTok, whose decoder reads a caption; name its variant"
+                f"{self._source} is of a TA-TiTok, whose decoder reads a caption; name its variant",
+                path="tokenizer.variant",
             )
         if done.absent:
             network.drop_decoder()
@@ -228,7 +229,8 @@ def _check_same(named: Mapping[str, Any], official: Mapping[str, Any], variant: 
     other = [k for k, v in official.items() if v != named.get(k, usual.get(k))]
     if other:
         listed = ", ".join(f"{key} = {official[key]!r}" for key in other)
-        raise CheckpointError(f"config.json is not of variant {variant}: it has {listed}")
+        text = f"config.json is not of variant {variant}: it has {listed}"
+        raise CheckpointError(text, path="tokenizer.variant")
 
 
 PLUGIN = TiTok

@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tokenmill.tokenizers.checkpoints import (
     load_weights,
 )
 from tokenmill.tokenizers.filling import picture, weight
+from tokenmill.tokenizers.locate import UnreachableError, local_file
+from tokenmill.tokenizers.pretrained import folder_weights
 from tokenmill_schemas.errors import CheckpointError, TransientError
 
 
@@ -247,6 +250,31 @@ def test_what_is_not_there_is_a_checkpoint_error(name: str) -> None:
         checkpoint_digest(name)
 
 
+def test_a_hub_that_does_not_answer_is_asked_once_and_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a minute of its client's retries tells nobody more; the error says what to do."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"^tokenizer\.checkpoint: hf://o/r/w\.pt .*HF_HOME"):
+        local_file("hf://o/r/w.pt")
+    assert time.monotonic() - start < 10
+    assert not [record for record in caplog.records if record.name.startswith("huggingface_hub")]
+    # A folder without one of its files is another matter than a hub that is away.
+    with pytest.raises(UnreachableError):
+        folder_weights("hf://o/r", ["model.safetensors", "model.bin"])
+
+
+@pytest.mark.parametrize("name", ["/nowhere/w.pt", "random:x", "hf://owner/w.pt"])
+def test_errors_of_checkpoints_name_the_key_of_the_job(name: str) -> None:
+    """Once, and as it is written in the file."""
+    with pytest.raises(CheckpointError, match=r"^tokenizer\.checkpoint: ") as caught:
+        load_into(Net(), name)
+    assert caught.value.path == "tokenizer.checkpoint"
+    assert str(caught.value).count("tokenizer.checkpoint") == 1
+
+
 def test_an_unknown_protocol_is_a_checkpoint_error() -> None:
     """It is the name that is wrong, not the network."""
     with pytest.raises(CheckpointError, match="nosuch"):
@@ -302,6 +330,7 @@ def test_hub_names_go_to_the_hub_client(tmp_path: Path, monkeypatch: pytest.Monk
         return str(path)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(path))
     load_weights("hf://owner/repo@v1/folder/w.pt")
     assert same(load_weights("hf://owner/repo/w.pt"), state())
     assert asked == [("owner/repo", "folder/w.pt", "v1"), ("owner/repo", "w.pt", None)]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tokenmill.tokenizers.checkpoints import assign, fill_random, load_weights
 from tokenmill.tokenizers.describe import no_decoder
-from tokenmill.tokenizers.locate import RANDOM
+from tokenmill.tokenizers.locate import PATH, RANDOM
 from tokenmill_schemas.errors import CheckpointError, JobError
 from tokenmill_schemas.strict import nearest
 
@@ -94,7 +94,9 @@ def fill_vae(network: DiffusersNetwork, checkpoint: str) -> None:
         weights = {_renamed(key): value for key, value in load_weights(checkpoint).items()}
         done = assign(network.vae, weights, optional=_DECODING)
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
+        if error.path:
+            raise
+        raise CheckpointError(f"{checkpoint}: {error}", path=PATH) from error
     if done.unused_prefixes:
         log.info("%s: unused keys begin with %s", checkpoint, ", ".join(done.unused_prefixes))
     if done.absent:
