@@ -42,7 +42,8 @@ def _connect(_pid: int, place: str, options: bytes) -> Any:
         return url_to_fs(place, **settings)[0]
     except ImportError as error:
         extra = EXTRAS.get(scheme)
-        hint = f"pip install '{extra}'" if extra else f"pip install {error.name or 'its package'}"
+        # fsspec's own text names the package: its modules are not called as what one installs.
+        hint = f"pip install '{extra}'" if extra else str(error)
         raise JobError(f"{shown} needs a package that is not installed: {hint}") from error
     except (ValueError, TypeError) as error:
         raise JobError(f"cannot open {shown}: {error}") from error

@@ -1,4 +1,5 @@
 import pickle
+import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,3 +203,10 @@ def test_no_uri_shows_its_credentials(host: str, secret: str) -> None:
     """What stands before ``@`` never comes out; the rest stays."""
     shown = without_credentials(f"ftp://{secret}@{host}/a/b?sig={secret}")
     assert shown == f"ftp://{host}/a/b"
+
+
+def test_a_missing_package_is_named_as_one_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fsspec knows which package reads a scheme; its modules have other names."""
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(JobError, match=r"gs://bucket needs a package .*gcsfs"):
+        open_storage("gs://bucket/store")
