@@ -53,7 +53,7 @@ def _values(record: RunRecord) -> dict[str, Any]:
         "chart_width": charts.WIDTH,
         "chart_height": charts.HEIGHT,
         "reconstructions": [
-            (r.key, images.data_uri(r.original), images.data_uri(r.decoded), r.psnr_db)
+            (r, images.data_uri(r.original), images.data_uri(r.decoded))
             for r in record.reconstructions
         ],
         "fidelity": fidelity(record),

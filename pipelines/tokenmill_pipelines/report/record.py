@@ -20,11 +20,15 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A view as the tokenizer saw it and as its decoder gives it back, both ``uint8[H, W, 3]``."""
+    """A view as the tokenizer saw it and as its decoder gives it back, both ``uint8[H, W, 3]``.
+
+    ``view`` says which view of the asset it is (``1.1/tl``), "" where nobody says.
+    """
 
     key: str
     original: Pixels
     decoded: Pixels
+    view: str = ""
 
     @property
     def psnr_db(self) -> float:

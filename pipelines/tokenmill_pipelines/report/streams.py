@@ -102,7 +102,7 @@ def _float_card(name: str, found: FloatStatistics, facts: list[tuple[str, str]])
 
 
 def shape(stream: Stream) -> str:
-    """Return a stream's shape in words: ``h 16 x w 16``; a varying size is a question mark."""
-    axes = " x ".join(f"{axis.name} {axis.size or '?'}" for axis in stream.axes)
+    """Return a stream's shape in words: ``h 16 x w 16``; a size that is not fixed "varies"."""
+    axes = " x ".join(f"{axis.name} {axis.size or 'varies'}" for axis in stream.axes)
     tail = {"index": "", "bits": f" x {stream.width_bits} bits"}
     return axes + tail.get(stream.kind, f" x {stream.channels} channels")

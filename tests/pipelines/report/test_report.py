@@ -87,7 +87,7 @@ def record(**changes: Any) -> RunRecord:
         actors=2,
         spec=SPEC,
         statistics=json.loads(json.dumps(found.to_json())),
-        reconstructions=(Reconstruction("a.png", picture, picture // 2),),
+        reconstructions=(Reconstruction("a.png", picture, picture // 2, view="1.1/tl"),),
         quarantine=(
             Quarantined("bad.jpg", "bad.jpg", "truncated", "decode", "short", jpeg()[:900]),
         ),
@@ -157,7 +157,8 @@ def test_a_page_says_what_was_done() -> None:
         "of 1,000 (",
         "of 18 stored",
         "h 2 x w 2",
-        "t ? x h 2 x 4 channels",
+        "t varies x h 2 x 4 channels",
+        "a.png (1.1/tl)",
         "mean PSNR",
         "truncated",
         "The first 1 of 3",
