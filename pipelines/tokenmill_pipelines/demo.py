@@ -7,18 +7,18 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tokenmill.feed import Feed
-from tokenmill.store import Store
-from tokenmill.store.verify import verify_store
+from tokenmill_infra.cluster import limit_threads
 from tokenmill_infra.observe import choose
-from tokenmill_pipelines.jobs import run_job
-from tokenmill_pipelines.run import RunResult
 from tokenmill_schemas.job import read_job
+
+if TYPE_CHECKING:
+    from tokenmill.store import Store
+    from tokenmill_pipelines.run import RunResult
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "pipelines" / "jobs" / "demo.toml"
@@ -29,6 +29,11 @@ def main() -> int:
     os.environ.setdefault("PREFECT_HOME", str(ROOT / ".prefect"))
     console = Console()
     job = read_job(JOB)
+    limit_threads(job.cluster)  # before numpy is loaded, which reads it once
+    from tokenmill.store import Store
+    from tokenmill.store.verify import verify_store
+    from tokenmill_pipelines.jobs import run_job
+
     shutil.rmtree(ROOT / "stores" / "demo", ignore_errors=True)
     start = time.monotonic()
     result = run_job(job, observer=choose(json=False, stream=sys.stderr), prefect=True)
@@ -38,7 +43,9 @@ def main() -> int:
     verdict = "[green]sound[/]" if not report.problems else f"[red]{'; '.join(report.problems)}[/]"
     console.print(f"verify: {verdict}, {report.checked_bytes:,} bytes read back")
     _show_batch(console, store)
-    console.print(f"\nstore:  {result.store_uri}\nreport: {result.report}", soft_wrap=True)
+    console.print(f"\nstore:  {result.store_uri}", soft_wrap=True)
+    if result.report:
+        console.print(f"report: {result.report}", soft_wrap=True)
     return 1 if report.problems else 0
 
 
@@ -58,6 +65,10 @@ def _show(console: Console, result: RunResult, wall_s: float) -> None:
 
 
 def _show_batch(console: Console, store: Store) -> None:
+    import numpy as np
+
+    from tokenmill.feed import Feed
+
     feed = Feed(store, batch_size=8, seed=0, columns=("sample_id", "caption"))
     batch = next(iter(feed))
     console.print("\nThe first training batch")

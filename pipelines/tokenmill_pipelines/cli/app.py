@@ -125,6 +125,11 @@ def retry(
 ) -> None:
     """Tokenize a store's quarantined assets again, by the job that made its newest snapshot."""
     with guard(as_json=as_json, debug=debug) as observer:
+        from tokenmill_infra.cluster import limit_threads
+        from tokenmill_schemas.job import ClusterConfig
+
+        # Before numpy is loaded, which reads it once; what job it was the store says later.
+        limit_threads(ClusterConfig())
         from tokenmill_pipelines.jobs import retry_store
 
         result = retry_store(store, reasons=tuple(reason or ()), observer=observer)

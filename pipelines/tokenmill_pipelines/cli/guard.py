@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -15,10 +17,14 @@ import typer
 
 from tokenmill_infra.observe import JsonObserver, Observer, choose
 from tokenmill_pipelines.cli.output import printable
-from tokenmill_schemas.errors import JobError, TokenmillError
+from tokenmill_schemas.errors import FingerprintError, JobError, TokenmillError
 
 DONE, FAILED, BAD_JOB, QUARANTINE = 0, 1, 2, 3
 INTERRUPTED, TERMINATED = 130, 143
+
+#: What a person must mend: the job, or the store that it names.
+BAD = (JobError, FingerprintError)
+STOPPING = "stopping after the current batch; Ctrl-C again to stop at once"
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -32,7 +38,7 @@ def guard(*, as_json: bool, debug: bool) -> Iterator[Observer]:
     Raises:
         typer.Exit: whatever went wrong, with its code.
     """
-    with _terminable():
+    with _stoppable(as_json):
         try:
             yield choose(json=as_json, stream=sys.stderr)
         except (typer.Exit, typer.Abort, BrokenPipeError):
@@ -46,20 +52,52 @@ def guard(*, as_json: bool, debug: bool) -> Iterator[Observer]:
             if debug:
                 traceback.print_exc()
             _tell(_message(error), as_json, kind=type(error).__name__)
-            raise typer.Exit(BAD_JOB if isinstance(error, JobError) else FAILED) from error
+            raise typer.Exit(BAD_JOB if isinstance(error, BAD) else FAILED) from error
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that actors and scratch files go."""
+def _stoppable(as_json: bool) -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that actors and scratch files go.
+
+    The first Ctrl-C says that it was heard; the second waits for nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    handlers = {signal.SIGTERM: _terminate, signal.SIGINT: _Interrupt(as_json)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Interrupt:
+    """Handles Ctrl-C: once by unwinding the stack, twice by ending the process."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._heard = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        if self._heard:
+            os._exit(INTERRUPTED)
+        self._heard = True
+        _say(STOPPING, self._as_json)
+        raise KeyboardInterrupt
+
+
+def _say(message: str, as_json: bool) -> None:
+    """Write a line past `sys.stderr`, whose lock the interrupted code may hold."""
+    text = io.StringIO()
+    if as_json:
+        JsonObserver(text).event("interrupt", message=message)
+    else:
+        # On a terminal the line begins after "^C" or a half-drawn bar.
+        print("\n" * os.isatty(2) + f"tokenmill: {message}", file=text)
+    with suppress(OSError):
+        os.write(2, text.getvalue().encode())
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

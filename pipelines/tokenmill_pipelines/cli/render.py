@@ -117,7 +117,7 @@ def verified(value: dict[str, Any]) -> None:
 def batches(value: dict[str, Any]) -> None:
     """Show the first batches and the speed."""
     rows = [
-        (f"{batch['step']}", name, _shape(stream), " ".join(map(str, stream["first"])))
+        (f"{batch['step']}", name, _shape(stream), " ".join(map(_number, stream["first"])))
         for batch in value["shown"]
         for name, stream in batch["streams"].items()
     ]
@@ -133,8 +133,18 @@ def batches(value: dict[str, Any]) -> None:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _shape(stream: dict[str, Any]) -> str:
-    return f"{stream['dtype']}[{', '.join(map(str, stream['shape']))}]"
+    """Return ``uint16[8, 32, 32]``, or where shapes vary those of the first samples."""
+    if "shapes" not in stream:
+        return f"{stream['dtype']}[{', '.join(map(str, stream['shape']))}]"
+    count = stream["shape"][0]
+    shapes = [" x ".join(map(str, shape)) for shape in stream["shapes"]]
+    more = ", ..." if count > len(shapes) else ""
+    return f"{stream['dtype']}, {count} of {', '.join(shapes)}{more}"
 
 
 def tokenizers(value: list[dict[str, Any]]) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from tokenmill.feed import Feed
+from tokenmill.shards.columns import widen_bfloat16
 from tokenmill.store import Store, paths
 from tokenmill.store.verify import verify_store
 from tokenmill_schemas.snapshot import Snapshot
-from tokenmill_schemas.tokens import Stream
+from tokenmill_schemas.tokens import Stream, TokenSpec
 
-#: Batches that `feed` shows, and values of each stream's first sample.
+#: Batches that `feed` shows, values of each stream's first sample, and shapes that vary.
 SHOWN_BATCHES = 3
 SHOWN_VALUES = 8
+SHOWN_SHAPES = 4
 
 
 def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def read_batches(feed: Feed, batches: int) -> dict[str, Any]:
         counts.append(len(batch["sample_id"]))
         tokens += sum(_positions(batch, stream) for stream in feed.snapshot.spec.streams)
         if len(shown) < SHOWN_BATCHES:
-            shown.append(_describe_batch(batch, feed.step - 1))
+            shown.append(_describe_batch(batch, feed.step - 1, feed.snapshot.spec))
     seconds = max(1e-9, time.perf_counter() - start)
     later_s = max(1e-9, seconds - first_s)
     later = sum(counts[1:])
@@ -124,16 +126,29 @@ def _positions(batch: Any, stream: Stream) -> int:
     return sum(int(array.size) for array in arrays) // tail
 
 
-def _describe_batch(batch: Any, step: int) -> dict[str, Any]:
-    streams = {}
-    for name, values in batch.items():
-        if name == "sample_id":
-            continue
-        first = np.asarray(values[0])
-        shape = [len(values), *(first.shape if isinstance(values, np.ndarray) else ["?"])]
-        streams[name] = {
-            "dtype": str(first.dtype),
-            "shape": shape,
-            "first": first.ravel()[:SHOWN_VALUES].tolist(),
-        }
+def _describe_batch(batch: Any, step: int, spec: TokenSpec) -> dict[str, Any]:
+    streams = {
+        stream.name: _describe_values(batch[stream.name], stream)
+        for stream in spec.streams
+        if stream.name in batch
+    }
     return {"step": step, "sample_ids": list(batch["sample_id"]), "streams": streams}
+
+
+def _describe_values(values: Any, stream: Stream) -> dict[str, Any]:
+    """Return the type, shapes and first values of a stream in a batch, as the spec means them."""
+    is_fixed = isinstance(values, np.ndarray)
+    first = np.asarray(values[0])
+    shown = first.ravel()[:SHOWN_VALUES]
+    described: dict[str, Any] = {
+        "dtype": stream.dtype if stream.kind == "float" else str(first.dtype),
+        "shape": [len(values), *(first.shape if is_fixed else ["?"])],
+        "first": (widen_bfloat16(shown) if _is_bits_of_bfloat16(first, stream) else shown).tolist(),
+    }
+    if not is_fixed:
+        described["shapes"] = [list(np.shape(value)) for value in values[:SHOWN_SHAPES]]
+    return described
+
+
+def _is_bits_of_bfloat16(values: np.ndarray[Any, Any], stream: Stream) -> bool:
+    return stream.dtype == "bfloat16" and values.dtype == np.uint16

@@ -6,8 +6,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.pipelines.cli.conftest import JOB, Outcome, call, command, demo, environment, spawn
+
+from tokenmill_pipelines.cli import render, stores
+from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 Made = tuple[Path, Outcome]
 
@@ -87,7 +91,7 @@ def test_a_plan_says_what_is_new_and_leaves_no_version(made: Made, tmp_path: Pat
     ("args", "said"),
     [
         (["no-such-job.toml"], "cannot read the job file"),
-        ([str(JOB), "--set", "shards.formt=arrow"], "job.shards.formt: unknown key; did you mean"),
+        ([str(JOB), "--set", "shards.formt=arrow"], "shards.formt: unknown key; did you mean"),
         ([str(JOB), "--set", "tokenizer.kind=llamagn"], "did you mean 'llamagen'"),
         ([str(JOB), "--set", "nonsense"], "--set wants a.b=value"),
     ],
@@ -124,6 +128,24 @@ def test_an_unknown_version_is_an_error(made: Made) -> None:
     outcome = call("show", str(made[0]), "--ref", "nightly")
     assert outcome.code == 1
     assert "nightly" in outcome.err
+
+
+def test_a_job_of_another_kind_than_its_store_is_a_bad_job(made: Made) -> None:
+    """It says what differs; nothing is wrong with the store."""
+    outcome = spawn(*demo(made[0], "view.rule=bilinear"))
+    assert outcome.code == 2, outcome.err
+    assert "holds tokens of another kind" in outcome.err
+
+
+def test_a_hub_that_does_not_answer_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    """Without a network the job wants another checkpoint, or a cache that has it."""
+    env = environment() | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    args = command("plan", str(JOB), "--set", "tokenizer={kind='llamagen'}")
+    done = subprocess.run(args, check=False, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("tokenmill: tokenizer.checkpoint: hf://")
+    assert "HF_HUB_OFFLINE" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_tags_name_versions_and_the_log_shows_them(made: Made) -> None:
@@ -169,6 +191,32 @@ def test_feed_prints_batches_and_speed(made: Made) -> None:
     assert "uint16[12, 32, 32]" in shown
     assert "7 batches, 84 samples" in shown
     assert "samples/s" in shown
+
+
+def test_latents_and_shapes_that_vary_are_shown_as_they_are_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """bfloat16 as numbers and not as its bits; of ragged streams the first samples' shapes."""
+    spec = TokenSpec(
+        (
+            Stream("latent", "float", (Axis("n", 1),), channels=2, dtype="bfloat16"),
+            Stream("image", "index", (Axis("h"), Axis("w")), vocab_sizes=(9,)),
+        )
+    )
+    batch = {
+        "sample_id": ["a", "b"],
+        "latent": np.array([[[0x3F80, 0xC000]], [[0, 0]]], np.uint16),
+        "image": [np.zeros((2, 3), np.uint8), np.zeros((4, 1), np.uint8)],
+    }
+    shown = stores._describe_batch(batch, 0, spec)
+    latent, image = shown["streams"]["latent"], shown["streams"]["image"]
+    assert (latent["dtype"], latent["shape"], latent["first"]) == ("bfloat16", [2, 1, 2], [1, -2])
+    assert (image["shape"], image["shapes"]) == ([2, "?"], [[2, 3], [4, 1]])
+    speed = {"samples_per_s": None, "tokens_per_s": None, "first_batch_s": 0.1}
+    render.batches({"shown": [shown], "batches": 1, "samples": 2} | speed)
+    printed = capsys.readouterr().out
+    assert "bfloat16[2, 1, 2]" in printed
+    assert "uint8, 2 of 2 x 3, 4 x 1" in printed
 
 
 def test_ranks_share_the_batches_of_one_feed(made: Made) -> None:

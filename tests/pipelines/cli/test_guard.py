@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -9,7 +11,7 @@ import typer
 from tokenmill_infra.observe import JsonObserver
 from tokenmill_pipelines.cli.guard import TerminatedError, guard
 from tokenmill_pipelines.cli.output import printable
-from tokenmill_schemas.errors import CheckpointError, JobError, StoreError
+from tokenmill_schemas.errors import CheckpointError, FingerprintError, JobError, StoreError
 
 
 def code_of(error: BaseException, *, as_json: bool = False, debug: bool = False) -> int:
@@ -24,6 +26,7 @@ def code_of(error: BaseException, *, as_json: bool = False, debug: bool = False)
     [
         (JobError("no"), 2),
         (CheckpointError("no"), 2),
+        (FingerprintError("no"), 2),
         (StoreError("no"), 1),
         (OSError("no"), 1),
         (KeyError("bug"), 1),
@@ -72,14 +75,14 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_errors_as_json_are_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     """Standard output stays empty: no document is better than half of one."""
-    assert code_of(JobError("no", path="job.view"), as_json=True) == 2
+    assert code_of(JobError("no", path="view"), as_json=True) == 2
     shown = capsys.readouterr()
     event = json.loads(shown.err)
     assert shown.out == ""
     assert (event["event"], event["kind"], event["message"]) == (
         "error",
         "JobError",
-        "job.view: no",
+        "view: no",
     )
 
 
@@ -104,6 +107,43 @@ def _terminated() -> None:
         assert isinstance(observer, JsonObserver)
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("the signal was not raised")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_is_answered_at_once(as_json: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before the batch has ended; then it is as every interrupt, and the handler as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(typer.Exit) as caught:
+        _interrupted(as_json)
+    answer = capfd.readouterr().err.splitlines()[0]
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    message = json.loads(answer)["message"] if as_json else answer
+    said = "stopping after the current batch; Ctrl-C again to stop at once"
+    assert message == (said if as_json else f"tokenmill: {said}")
+
+
+def _interrupted(as_json: bool) -> None:
+    with guard(as_json=as_json, debug=False):
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the signal was not raised")
+
+
+def test_the_second_ctrl_c_waits_for_nothing() -> None:
+    """Not even for what would run on the way out."""
+    code = """if True:
+        import signal
+        from tokenmill_pipelines.cli.guard import guard
+        with guard(as_json=False, debug=False):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                print("on the way", flush=True)
+                signal.raise_signal(signal.SIGINT)
+                print("too late", flush=True)
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "on the way\n")
 
 
 def test_printable_keeps_letters_of_all_languages() -> None:

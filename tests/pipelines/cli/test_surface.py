@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from tests.pipelines.cli.conftest import call, command
+from tests.pipelines.cli.conftest import JOB, call, command, environment
 
 from tokenmill_pipelines.cli.app import app
 
@@ -109,3 +109,52 @@ def test_without_its_libraries_the_command_says_what_to_install() -> None:
     assert done.stderr == (
         "tokenmill: the command needs 'typer': pip install 'tokenmill[cluster]'\n"
     )
+
+
+@pytest.mark.parametrize(("args", "code"), [(["samples", "list"], 0), (["show", "/nowhere"], 1)])
+def test_native_exit_handlers_cannot_spoil_a_finished_command(args: list[str], code: int) -> None:
+    """What Python has registered runs, all is written, and C++ has no say in the exit code."""
+    program = (
+        "import atexit, ctypes, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "getattr(libc, '__cxa_atexit')(libc.abort, None, None)\n"
+        "atexit.register(print, 'exit handlers ran')\n"
+        "from tokenmill_pipelines.cli import main\n"
+        "main()"
+    )
+    command_ = [sys.executable, "-c", program, *args]
+    done = subprocess.run(command_, check=False, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.endswith("exit handlers ran\n")
+    assert "openclipart" in done.stdout if code == 0 else "tokenmill: " in done.stderr
+
+
+#: Stands for the module that does the work: says what the libraries that it loads would read.
+WATCHED = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_NUM_THREADS"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "sys.argv[1:] = ['run', JOB]\nfrom tokenmill_pipelines.cli import main\nmain()",
+        "sys.argv[1:] = ['retry', '/nowhere']\nfrom tokenmill_pipelines.cli import main\nmain()",
+        "from tokenmill_pipelines import demo\ndemo.shutil = None\ndemo.main()",
+    ],
+    ids=["run", "retry", "demo"],
+)
+def test_threads_are_limited_before_numpy_is_loaded(program: str) -> None:
+    """It reads the limits as it loads; later ones come too late."""
+    text = f"{WATCHED}\nJOB = {str(JOB)!r}\n{program}"
+    env = {k: v for k, v in environment().items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", text], check=False, capture_output=True, text=True, env=env
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
