@@ -92,8 +92,10 @@ def run_feed(options: Options) -> Sections:
         for row in found
         if row["rows_per_s"]
     ]
-    limit = next(iter(rates.values()))
-    measures.append(Measure(f"{FEED} / limit", "ratio", (ours / limit,), 0.6))
+    measures += [
+        Measure(f"{FEED} / {limit}", "ratio", (ours / rates[limit],), 0.6)
+        for limit in ("numpy.take", "memmap[rows]")
+    ]
     for name, bar in FEED_BARS.items():
         if rates.get(name):
             measures.append(Measure(f"{FEED} / {name}", "ratio", (ours / rates[name],), bar))
