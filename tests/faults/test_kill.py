@@ -90,8 +90,7 @@ def finish(job: Job) -> RunResult:
     result = run_job(job, observer=SilentObserver())
     store = Store.open(result.store_uri)
     assert verify_store(store, store.snapshot()).problems == ()
-    scratch = Path(result.store_uri, ".scratch")
-    assert not scratch.exists() or not list(scratch.iterdir())
+    assert not list(Path(result.store_uri).rglob(".*"))
     return result
 
 
@@ -146,7 +145,7 @@ def test_ctrl_c_stops_soon_and_cleanly(noise_job: JobOf, start: Callable[[Job], 
     assert "Traceback" not in driver.log.read_text()
     kept = receipts(job)
     assert 1 <= len(kept) < 4
-    assert not list(Path(job.store.uri, ".scratch").iterdir())
+    assert not list(Path(job.store.uri).rglob(".*"))
     assert not Path(job.store.uri, "_log").exists()
     result = finish(job)
     assert result.done["reused_units"] == len(kept)

@@ -7,13 +7,13 @@ from typing import Any
 
 from tokenmill_infra.storage.local import LocalStorage
 from tokenmill_infra.storage.paths import local_root
-from tokenmill_infra.storage.probe import probe
+from tokenmill_infra.storage.probe import probe, probe_folder
 from tokenmill_infra.storage.ranges import open_ranges
 from tokenmill_infra.storage.scratch import scratch
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.errors import JobError
 
-__all__ = ["Entry", "Storage", "open_ranges", "open_storage", "probe", "scratch"]
+__all__ = ["Entry", "Storage", "open_ranges", "open_storage", "probe", "probe_folder", "scratch"]
 
 
 def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> Storage:

@@ -2,8 +2,8 @@
 
 A file appears under its name by ``os.link`` from a finished temporary file: linking is atomic and
 fails when the name is taken, also over NFS, where ``O_EXCL`` with later writes would show halves.
-Hidden names (a leading dot) are temporary files and scratch folders: `LocalStorage.list` skips
-them.
+Temporary files lie in a hidden folder, locked while their process lives, so that what a killed one
+left is swept; `LocalStorage.list` skips all names with a leading dot.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenmill_infra.storage.locked import locked_folder, sweep
 from tokenmill_infra.storage.paths import checked
 from tokenmill_infra.storage.storage import Entry
 
+#: The folder of temporary files.
+SCRATCH = ".scratch"
 #: What ``link`` says between filesystems, and on those that have no hard links.
 NO_LINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK}
 
@@ -52,12 +53,14 @@ class LocalStorage:
             FileExistsError: a file of that name is there.
         """
         final = self.root / checked(path)
-        with _temporary(final) as temporary:
+        make_folder(final.parent)
+        with locked_folder(self.root / SCRATCH) as folder:
+            temporary = folder / "new"
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _link(temporary, final)
+            _place(temporary, final)
         _sync_folder(final.parent)
 
     def create_from(self, path: str, local: Path) -> None:
@@ -69,29 +72,15 @@ class LocalStorage:
             FileExistsError: a file of that name and another size is there.
         """
         final = self.root / checked(path)
-        _make_folder(final.parent)
+        make_folder(final.parent)
         try:
             _sync_file(local)
-            _link(local, final)
+            _place(local, final)
         except FileExistsError:
             if final.stat().st_size != local.stat().st_size:
                 raise
-        except OSError as error:
-            if error.errno not in NO_LINK:
-                raise
-            self._copy_from(final, local)
         local.unlink()
         _sync_folder(final.parent)
-
-    def _copy_from(self, final: Path, local: Path) -> None:
-        with _temporary(final) as temporary:
-            shutil.copyfile(local, temporary)
-            _sync_file(temporary)
-            try:
-                _link(temporary, final)
-            except FileExistsError:
-                if final.stat().st_size != local.stat().st_size:
-                    raise
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """Yield the files below a folder, sorted by path; none if there is no such folder."""
@@ -140,14 +129,20 @@ def _size(entry: os.DirEntry[str]) -> int | None:
         return None
 
 
-@contextmanager
-def _temporary(final: Path) -> Iterator[Path]:
-    _make_folder(final.parent)
-    temporary = final.with_name(f".{uuid.uuid4().hex}.tmp")
+def _place(local: Path, final: Path) -> None:
+    """Give a finished file its name, by way of a copy beside it where links do not reach."""
     try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        _link(local, final)
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
+        beside = final.parent / SCRATCH
+        sweep(beside)
+        with locked_folder(beside) as folder:
+            temporary = folder / "new"
+            shutil.copyfile(local, temporary)
+            _sync_file(temporary)
+            _link(temporary, final)
 
 
 def _link(source: Path, final: Path) -> None:
@@ -159,10 +154,11 @@ def _link(source: Path, final: Path) -> None:
             raise
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably; no error if it is there."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
 

@@ -1,9 +1,13 @@
-"""Asking a storage, by trying, whether more than one writer is safe on it."""
+"""Asking a storage, by trying, whether files can be made in it and more than one writer is safe."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import uuid
+from pathlib import Path
 
+from tokenmill_infra.storage.local import LocalStorage
 from tokenmill_infra.storage.storage import Storage
 
 
@@ -23,3 +27,20 @@ def probe(storage: Storage) -> bool:
         return False
     finally:
         storage.delete(key)
+
+
+def probe_folder(storage: Storage) -> None:
+    """Try to make something where a local storage is or would be; leaves nothing behind.
+
+    Permission bits do not tell: not of a read-only mount, nor to a superuser. An object store
+    is not asked, for its first request will tell.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    if not isinstance(storage, LocalStorage):
+        return
+    folder = storage.root
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    Path(tempfile.mkdtemp(prefix=".", dir=folder)).rmdir()

@@ -1,4 +1,5 @@
 import pickle
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill_infra.storage import Storage, open_storage, probe, scratch
+from tokenmill_infra.storage import Storage, open_storage, probe, probe_folder, scratch
 from tokenmill_infra.storage.local import LocalStorage
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.errors import JobError
@@ -110,7 +111,46 @@ def test_scratch_of_the_dead_is_swept_and_of_the_living_kept(tmp_path: Path) -> 
         assert first.is_dir()
         assert second.is_dir()
         assert not left.exists()
-    assert list((tmp_path / ".scratch").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+DIES_AT_ITS_LINK = """
+import os, sys
+from tokenmill_infra.storage import open_storage
+os.link = lambda *_: os._exit(9)
+open_storage(sys.argv[1]).create("data/receipt", b"1")
+"""
+
+
+def test_what_a_killed_create_leaves_is_swept(tmp_path: Path) -> None:
+    """Its temporary file lies where the next user of scratch looks, and nothing hidden stays."""
+    died = subprocess.run([sys.executable, "-c", DIES_AT_ITS_LINK, str(tmp_path)], check=False)
+    assert died.returncode == 9
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
+    with scratch(open_storage(str(tmp_path))):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["data"]
+
+
+def test_scratch_for_no_storage_touches_none(tmp_path: Path) -> None:
+    """It lies in the machine's temporary folder and goes like any other."""
+    with scratch() as folder:
+        assert folder.is_dir()
+        assert not folder.is_relative_to(tmp_path)
+    assert not folder.exists()
+
+
+def test_a_folder_is_probed_and_left_as_it_was(tmp_path: Path) -> None:
+    """Whether it is there or yet to be made; what is in the way is an error."""
+    probe_folder(open_storage(str(tmp_path)))
+    probe_folder(open_storage(str(tmp_path / "deep" / "store")))
+    probe_folder(open_storage("memory://nowhere/store"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for name in ("file", "file/store", "link"):
+        with pytest.raises(OSError, match="directory"):
+            probe_folder(open_storage(str(tmp_path / name)))
 
 
 def test_a_local_race_has_one_winner_and_leaves_no_temporaries(tmp_path: Path) -> None:
@@ -128,6 +168,7 @@ def test_a_local_race_has_one_winner_and_leaves_no_temporaries(tmp_path: Path) -
         wins = list(pool.map(race, [(w, key) for key in range(20) for w in range(8)]))
     assert sum(wins) == 20
     assert sorted(p.name for p in (tmp_path / "race").iterdir()) == sorted(map(str, range(20)))
+    assert [p.name for p in tmp_path.iterdir()] == ["race"]
     for entry in storage.list("race"):
         assert len(set(storage.read(entry.path))) == 1
 
@@ -153,7 +194,7 @@ def test_files_are_copied_between_filesystems(
     link = os.link
 
     def across(source: Path, final: Path) -> None:
-        if source.parent != final.parent:
+        if "data" not in source.parts:  # a filesystem of its own
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         link(source, final)
 
@@ -162,8 +203,11 @@ def test_files_are_copied_between_filesystems(
     for _ in range(2):
         (tmp_path / "spool").write_bytes(b"shard")
         storage.create_from("data/1", tmp_path / "spool")
-    assert [e.path for e in storage.list("")] == ["data/1"]
-    assert len(list((tmp_path / "store" / "data").iterdir())) == 1
+    storage.create("data/2", b"receipt")
+    with pytest.raises(FileExistsError):
+        storage.create("data/2", b"receipt")
+    assert [e.path for e in storage.list("")] == ["data/1", "data/2"]
+    assert len(list((tmp_path / "store" / "data").iterdir())) == 2
 
 
 def test_the_probe_passes_where_creates_conflict(storage: Storage) -> None:
