@@ -134,6 +134,10 @@ class Remote:
         """Whether a file is there."""
         return path in self.files
 
+    def size(self, path: str) -> int | None:
+        """Return a file's size."""
+        return len(self.files[path]) if path in self.files else None
+
     create: Any = None
     create_from: Any = None
     delete: Any = None
