@@ -14,6 +14,7 @@ from rich.table import Table
 
 from tokenmill_infra.cluster import limit_threads
 from tokenmill_infra.observe import choose
+from tokenmill_pipelines.cli import leave
 from tokenmill_schemas.job import read_job
 
 if TYPE_CHECKING:
@@ -82,4 +83,4 @@ def _show_batch(console: Console, store: Store) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

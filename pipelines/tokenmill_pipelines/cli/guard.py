@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -21,6 +21,8 @@ from tokenmill_schemas.errors import FingerprintError, JobError, TokenmillError
 
 DONE, FAILED, BAD_JOB, QUARANTINE = 0, 1, 2, 3
 INTERRUPTED, TERMINATED = 130, 143
+
+Handler = Callable[[int, FrameType | None], NoReturn]
 
 #: What a person must mend: the job, or the store that it names.
 BAD = (JobError, FingerprintError)
@@ -64,7 +66,10 @@ def _stoppable(as_json: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGTERM: _terminate, signal.SIGINT: _Interrupt(as_json)}
+    handlers: dict[int, Handler] = {
+        signal.SIGTERM: _terminate,
+        signal.SIGINT: _Interrupt(as_json),
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
