@@ -167,13 +167,14 @@ def _reconstruction(
         sample = shard.columns(shard.layout.schema.names, rows)
         spec, packing = shard.layout.spec, shard.layout.packing
     tokens = {s.name: _stacked(decode_stream(sample, s, packing)) for s in spec.streams}
-    names = sample.select(["asset_key", "view.index"]).to_pylist()[0]
+    names = sample.select(["asset_key", "view.index", "view.name", "view.flip"]).to_pylist()[0]
     ref = refs[names["asset_key"]]
     with run.assembly.source.open(ref) as stream:
         picture = run.assembly.decoder.decode(ref, stream)
     views = list(run.assembly.view.views(picture, ref.key))
     original = views[names["view.index"]].pixels
-    return Reconstruction(ref.key, original, encoder.decode(tokens)[0])
+    name = names["view.name"] + (", mirrored" if names["view.flip"] else "")
+    return Reconstruction(ref.key, original, encoder.decode(tokens)[0], view=name)
 
 
 def _stacked(values: Any) -> npt.NDArray[Any]:
