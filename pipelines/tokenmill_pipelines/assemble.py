@@ -69,7 +69,8 @@ def assemble(job: Job) -> Assembly:
     _check_names(layout)
     parts = _fingerprint_parts(decoder, view, tokenizer) | {"spec": spec.to_json()}
     store = Store.at(job.store.uri, job.store.options)
-    return Assembly(job, source, decoder, view, tokenizer, store, Identity(spec, parts, layout))
+    identity = Identity(spec, parts, layout, job.shards.format)
+    return Assembly(job, source, decoder, view, tokenizer, store, identity)
 
 
 def _open(package: str, config: OperatorConfig, path: str) -> Any:

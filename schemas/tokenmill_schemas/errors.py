@@ -8,7 +8,7 @@
     └── StoreError            look at the store
         ├── ConflictError       another commit came first
         ├── CorruptShardError   bytes on disk are not the bytes that were committed
-        ├── FingerprintError    tokens of two kinds would be mixed
+        ├── FingerprintError    tokens or shards of two kinds would be mixed
         ├── FormatVersionError  written by a newer format
         └── SnapshotNotFoundError
 
@@ -104,11 +104,11 @@ class ConflictError(StoreError):
 
 
 class CorruptShardError(StoreError):
-    """A file's bytes are not those that its receipt promised."""
+    """A file is missing or damaged: its bytes are not those that were written."""
 
 
 class FingerprintError(StoreError):
-    """Samples of another fingerprint were offered; mixing them would spoil a training run."""
+    """Samples of another fingerprint or layout were offered; mixed, they would spoil a training."""
 
 
 class FormatVersionError(StoreError):

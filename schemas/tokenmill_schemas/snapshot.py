@@ -7,8 +7,9 @@ holds and nothing of when or by whom it was made, so equal inputs give equal con
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -94,10 +95,42 @@ class Receipt:
         return asdict(self)
 
 
+class _Record(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+R = TypeVar("R", bound=_Record)
+
+#: Python's types of the JSON values that a field's annotation allows; others are made from several.
+_TYPES: dict[str, type] = {"str": str, "Disposition": str, "int": int, "dict": dict}
+
+
+def _record(cls: type[R], value: Any, **made: Any) -> R:
+    """Return a record of the keys of ``value``, but for those in ``made``.
+
+    Keys that it does not know are of a newer library and left out.
+
+    Raises:
+        TypeError: ``value`` lacks a key or holds a value of a wrong type.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r:.40} is not a {cls.__name__.lower()}")
+    known = {field.name: str(field.type).partition("[")[0] for field in fields(cls)}
+    given = {key: entry for key, entry in value.items() if key in known and key not in made}
+    for key, entry in given.items():
+        wanted = _TYPES.get(known[key])
+        if wanted is not None and not isinstance(entry, wanted):
+            raise TypeError(f"{key} is {entry!r:.40}, not of type {wanted.__name__}")
+    return cls(**given, **made)
+
+
 def receipt_from_json(value: dict[str, Any]) -> Receipt:
-    """Return the receipt that `Receipt.to_json` wrote."""
-    rejects = tuple(Reject(**reject) for reject in value["rejects"])
-    return Receipt(**{**value, "rejects": rejects})
+    """Return the receipt that `Receipt.to_json` wrote.
+
+    Raises:
+        KeyError, TypeError: it is no receipt.
+    """
+    return _record(Receipt, value, rejects=tuple(_record(Reject, r) for r in value["rejects"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +201,7 @@ def snapshot_from_json(value: dict[str, Any], *, uri: str = "") -> Snapshot:
 
     Raises:
         FormatVersionError: it was written by a newer format than this library reads.
+        KeyError, TypeError, ValueError: it is no snapshot.
     """
     if value["format_version"] > FORMAT_VERSION:
         raise FormatVersionError(
@@ -175,8 +209,7 @@ def snapshot_from_json(value: dict[str, Any], *, uri: str = "") -> Snapshot:
             "update tokenmill to read this store",
             uri=uri,
         )
-    fields = {k: v for k, v in value.items() if k != "content_id"}
-    fields["spec"] = spec_from_json(value["spec"])
+    made: dict[str, Any] = {"spec": spec_from_json(value["spec"])}
     for name in ("segments", "rejects", "plans", "tombstones"):
-        fields[name] = tuple(FileRef(**ref) for ref in value[name])
-    return Snapshot(**fields)
+        made[name] = tuple(_record(FileRef, ref) for ref in value[name])
+    return _record(Snapshot, value, **made)

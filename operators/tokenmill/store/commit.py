@@ -22,7 +22,7 @@ from tokenmill.store.tables import put_table, read_table
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json, digest
-from tokenmill_schemas.errors import ConflictError, FingerprintError, StoreError
+from tokenmill_schemas.errors import ConflictError, FingerprintError
 from tokenmill_schemas.plan import Unit
 from tokenmill_schemas.snapshot import (
     REJECT_SCHEMA,
@@ -41,11 +41,12 @@ REBASES = 20
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What all samples of a store have in common."""
+    """What all samples of a store have in common; ``shard_format`` is a kind of shard format."""
 
     spec: TokenSpec
     parts: dict[str, Any]
     layout: ShardLayout
+    shard_format: str
 
     @property
     def fingerprint(self) -> str:
@@ -54,8 +55,9 @@ class Identity:
 
     @property
     def layout_digest(self) -> str:
-        """Hash of the columns that every shard has."""
-        return digest({"schema": str(self.layout.schema.to_string(show_schema_metadata=True))})
+        """Hash of the columns that every shard has, and of the shards' format."""
+        schema = str(self.layout.schema.to_string(show_schema_metadata=True))
+        return digest({"schema": schema, "format": self.shard_format})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ def check(log: Log, identity: Identity) -> Snapshot | None:
     """Return the newest version after checking that ``identity`` may be added to it.
 
     Raises:
-        FingerprintError: the store holds tokens of another kind; says what differs.
-        StoreError: the store's shards have other columns.
+        FingerprintError: the store holds tokens of another kind, or shards of another format or
+            with other columns; says what differs.
     """
     if not log.numbers():
         return None
@@ -96,12 +98,21 @@ def check(log: Log, identity: Identity) -> Snapshot | None:
             uri=uri,
         )
     if head.layout != identity.layout_digest:
-        raise StoreError(
-            "its shards have other columns (packing, companion columns or view): use another "
-            "store, or the settings that made this one",
+        raise FingerprintError(
+            f"{_other_layout(log.storage, head, identity)}: use another store, or the settings "
+            "that made this one",
             uri=uri,
         )
     return head
+
+
+def _other_layout(storage: Storage, head: Snapshot, identity: Identity) -> str:
+    asked = identity.shard_format
+    for ref in head.segments:
+        there = set(read_table(storage, ref, ["format"]).column("format").to_pylist())
+        if there - {asked}:
+            return f"its shards have the format {', '.join(sorted(there))}, asked for is {asked}"
+    return "its shards have other columns (packing, companion columns or view)"
 
 
 def append(log: Log, commit: Commit) -> Snapshot:

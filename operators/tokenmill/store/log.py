@@ -7,11 +7,12 @@ comparing its commit id.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from tokenmill.store import paths
+from tokenmill.store.records import read_record
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import ConflictError, SnapshotNotFoundError, StoreError
@@ -37,14 +38,21 @@ class Log:
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
             FormatVersionError: a newer library wrote it.
+            CorruptShardError: its file is damaged.
         """
+
+        def parse(value: Any) -> Snapshot:
+            snapshot = snapshot_from_json(value, uri=self.storage.uri)
+            if snapshot.number != number:
+                raise ValueError(f"it says that it is snapshot {snapshot.number}")
+            return snapshot
+
         try:
-            data = self.storage.read(paths.log_file(number))
+            return read_record(self.storage, paths.log_file(number), parse)
         except FileNotFoundError as error:
             raise SnapshotNotFoundError(
                 f"no snapshot {number}; there are {self.numbers()[-10:]}", uri=self.storage.uri
             ) from error
-        return snapshot_from_json(json.loads(data), uri=self.storage.uri)
 
     def append(self, snapshot: Snapshot) -> None:
         """Make ``snapshot`` the next version.
@@ -65,11 +73,15 @@ class Log:
                 ) from error
 
     def tags(self) -> dict[str, int]:
-        """Return all tags and the snapshot numbers that they name."""
+        """Return all tags and the snapshot numbers that they name.
+
+        Raises:
+            CorruptShardError: a tag's file is damaged.
+        """
         tags = {}
         for entry in self.storage.list(paths.TAGS):
             name = entry.path.removeprefix(f"{paths.TAGS}/").removesuffix(".json")
-            tags[name] = int(json.loads(self.storage.read(entry.path))["number"])
+            tags[name] = read_record(self.storage, entry.path, _tagged)
         return tags
 
     def tag(self, name: str, snapshot: Snapshot) -> None:
@@ -116,3 +128,10 @@ class Log:
                 f"no tag {ref!r}; tags: {', '.join(sorted(tags)) or 'none'}", uri=self.storage.uri
             )
         return self.read(tags[ref])
+
+
+def _tagged(value: Any) -> int:
+    number = value["number"]
+    if not isinstance(number, int):
+        raise TypeError(f"number is {number!r}, not an integer")
+    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +16,13 @@ from tokenmill.shards.base import ShardReader
 from tokenmill.store import paths
 from tokenmill.store.commit import Commit, Identity, append, check
 from tokenmill.store.log import Log
+from tokenmill.store.records import read_record
 from tokenmill.store.tables import read_table
 from tokenmill_infra.storage import open_storage
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json
-from tokenmill_schemas.errors import StoreError
+from tokenmill_schemas.errors import CorruptShardError, StoreError
 from tokenmill_schemas.snapshot import (
     REJECT_SCHEMA,
     SEGMENT_SCHEMA,
@@ -127,33 +127,53 @@ class Store:
         """
         local = self.storage.local(path)
         with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-            if local is None:
-                local = Path(folder, Path(path).name)
-                local.write_bytes(self.storage.read(path))
-            reader = open_shard(local)
+            try:
+                if local is None:
+                    local = Path(folder, Path(path).name)
+                    local.write_bytes(self.storage.read(path))
+                reader = open_shard(local)
+            except FileNotFoundError as error:
+                raise CorruptShardError(f"{path} is missing", uri=self.uri) from error
             try:
                 yield reader
             finally:
                 reader.close()
 
+    def receipt(self, unit_id: str) -> Receipt | None:
+        """Return a unit's receipt, None if it has none yet.
+
+        Raises:
+            CorruptShardError: the receipt's file is damaged.
+        """
+        try:
+            return read_record(self.storage, paths.receipt_file(unit_id), receipt_from_json)
+        except FileNotFoundError:
+            return None
+
     def receipts(self, unit_ids: Sequence[str]) -> dict[str, Receipt]:
-        """Return the receipts that exist for ``unit_ids``."""
+        """Return the receipts that exist for ``unit_ids``.
+
+        Raises:
+            CorruptShardError: a receipt's file is damaged.
+        """
         wanted = {paths.receipt_file(unit_id) for unit_id in unit_ids}
         there = [e.path for e in self.storage.list(paths.RECEIPTS) if e.path in wanted]
-        found = (receipt_from_json(json.loads(self.storage.read(path))) for path in there)
+        found = (read_record(self.storage, path, receipt_from_json) for path in there)
         return {receipt.unit_id: receipt for receipt in found}
 
     def publish(self, receipt: Receipt) -> Receipt:
         """Publish a unit's receipt; the first one wins and is returned.
 
         A loser's shard is deleted, unless the winner's is the very same file.
+
+        Raises:
+            CorruptShardError: the winner's file is damaged.
         """
+        path = paths.receipt_file(receipt.unit_id)
         try:
-            data = canonical_json(receipt.to_json())
-            self.storage.create(paths.receipt_file(receipt.unit_id), data)
+            self.storage.create(path, canonical_json(receipt.to_json()))
         except FileExistsError:
-            data = self.storage.read(paths.receipt_file(receipt.unit_id))
-            winner = receipt_from_json(json.loads(data))
+            winner = read_record(self.storage, path, receipt_from_json)
             if receipt.path and receipt.path != winner.path:
                 self.storage.delete(receipt.path)
             return winner
@@ -163,8 +183,8 @@ class Store:
         """Return the newest version, if there is one, to which ``identity`` may be added.
 
         Raises:
-            FingerprintError: the store holds tokens of another kind; says what differs.
-            StoreError: the store's shards have other columns.
+            FingerprintError: the store holds tokens of another kind, or shards of another format or
+                with other columns; says what differs.
         """
         return check(self.log, identity)
 

@@ -47,6 +47,7 @@ class _Findings:
     shards: int = 0
     samples: int = 0
     checked_bytes: int = 0
+    plans_whole: bool = True
     asset_keys: set[str] = field(default_factory=set)
     sample_ids: Counter[str] = field(default_factory=Counter)
 
@@ -80,7 +81,7 @@ def _rows(store: Store, snapshot: Snapshot, found: _Findings) -> list[dict[str, 
     try:
         return list(store.segments(snapshot).to_pylist())
     except StoreError as error:
-        found.problems.append(str(error))
+        found.problems.append(_words(store, error))
         return []
 
 
@@ -104,7 +105,7 @@ def _verify_shard(
             found.problems += [f"{path}: {p}" for p in _shard_problems(shard, snapshot, row)]
             _collect(shard, found)
     except StoreError as error:
-        found.problems.append(str(error))
+        found.problems.append(_words(store, error))
 
 
 def _file_digest(store: Store, path: str) -> tuple[str, int]:
@@ -162,7 +163,8 @@ def _verify_ledger(store: Store, snapshot: Snapshot, found: _Findings) -> int:
         keys.update(_planned(store, ref, found))
     accounted = found.asset_keys.union(rejected)
     found.problems += _list_some("listed assets are unaccounted for", sorted(keys - accounted))
-    found.problems += _list_some("assets were never listed", sorted(accounted - keys))
+    if found.plans_whole:
+        found.problems += _list_some("assets were never listed", sorted(accounted - keys))
     return len(keys)
 
 
@@ -170,22 +172,29 @@ def _rejected(store: Store, snapshot: Snapshot, found: _Findings) -> list[str]:
     try:
         keys: list[str] = store.rejects(snapshot).column("asset_key").to_pylist()
     except StoreError as error:
-        found.problems.append(str(error))
+        found.problems.append(_words(store, error))
         return []
     return keys
 
 
 def _planned(store: Store, ref: FileRef, found: _Findings) -> Iterator[str]:
     if not store.storage.exists(ref.path):
+        found.plans_whole = False
         found.problems.append(f"{ref.path} is missing")
         return
     sha256, size = _file_digest(store, ref.path)
     found.checked_bytes += size
     if sha256 != ref.sha256:
+        found.plans_whole = False
         found.problems.append(f"{ref.path}: its bytes are not those that were committed")
         return
     for batch in listed(store.storage, ref, ["key"]):
         yield from batch.column("key").to_pylist()
+
+
+def _words(store: Store, error: StoreError) -> str:
+    """An error's message with the file first, as all problems have it: the store is known."""
+    return str(error).removeprefix(f"{store.uri}: ").removeprefix(f"{store.uri.rstrip('/')}/")
 
 
 def _list_some(what: str, names: list[str]) -> list[str]:

@@ -41,14 +41,15 @@ def build_store(
     again with the same folder, it appends a snapshot of the same shards under new names.
     """
     store = Store.at(str(folder))
-    identity = Identity(layout.spec, {"made_by": "tokenmill.testing"}, layout)
+    shards = shards or ShardsConfig()
+    identity = Identity(layout.spec, {"made_by": "tokenmill.testing"}, layout, shards.format)
     held = len(store.log.numbers())
     receipts = []
     for index, count in enumerate(samples):
         rows = range(sum(samples[:index]), sum(samples[:index]) + count)
         unit = hashlib.sha256(f"{held}/{index}".encode()).hexdigest()[:32]
         batch = _batch(layout, rows, seed=index)
-        receipts.append(_put(store, unit, batch, layout=layout, shards=shards or ShardsConfig()))
+        receipts.append(_put(store, unit, batch, layout=layout, shards=shards))
     store.commit(Commit(tuple(receipts), (), identity))
     return store
 

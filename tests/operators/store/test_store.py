@@ -166,8 +166,18 @@ def test_another_tokenizer_is_refused_with_what_differs(noise_job: JobOf) -> Non
 def test_other_columns_are_refused(noise_job: JobOf) -> None:
     """The tokens would be equal, the shards not readable together."""
     a_store(noise_job())
-    with pytest.raises(StoreError, match="other columns"):
+    with pytest.raises(FingerprintError, match="other columns"):
         run_job(noise_job(shards={"packing": "bits"}), observer=SilentObserver())
+
+
+def test_another_format_is_refused(noise_job: JobOf) -> None:
+    """Also when nothing is new: a feed reads one format, and the job's word would not be kept."""
+    store, _ = a_store(noise_job(source={"count": 6}))
+    for count in (6, 9):
+        tar = noise_job(source={"count": count}, shards={"format": "webdataset"})
+        with pytest.raises(FingerprintError, match="have the format arrow, asked for is webdatas"):
+            run_job(tar, observer=SilentObserver())
+    assert store.log.numbers() == [1]
 
 
 def test_differences_name_leaves() -> None:
@@ -251,7 +261,59 @@ def test_one_flipped_bit_is_found(noise_job: JobOf, folder: str) -> None:
     store, _ = a_store(noise_job(**BAD))
     (path, *_) = (entry.path for entry in store.storage.list(folder))
     damaged(store, path, flip)
-    assert path in problems(store)
+    assert any(line.startswith(path) for line in problems(store).splitlines())
+    assert "never listed" not in problems(store)
+
+
+def spoilt(data: bytes) -> dict[str, bytes]:
+    """A JSON record's bytes, damaged in every way."""
+    value = json.loads(data)
+    few = {key: entry for key, entry in value.items() if key not in {"number", "unit_id"}}
+    wrong = {key: [entry] for key, entry in value.items()}
+    return {
+        "not JSON": b"{",
+        "not UTF-8": b'{"a": "\xff"}',
+        "empty": b"",
+        "no object": b"[]",
+        "no keys": b"{}",
+        "a key less": canonical_json(few),
+        "other types": canonical_json(wrong),
+    }
+
+
+@pytest.mark.parametrize("record", ["_log", "_refs/tags", "receipts"])
+def test_a_damaged_record_is_told_by_name(noise_job: JobOf, record: str) -> None:
+    """A snapshot, a tag, a receipt: whatever is wrong with the file, the store is at fault."""
+    store, _ = a_store(noise_job(source={"count": 6}))
+    store.tag("v1")
+    path = next(entry.path for entry in store.storage.list(record))
+    (unit,) = units(store)
+    whole = Path(store.uri, path).read_bytes()
+    for how, data in spoilt(whole).items():
+        Path(store.uri, path).write_bytes(data)
+        with pytest.raises(CorruptShardError, match=rf"{path} is damaged: ") as caught:
+            (Store.open(store.uri).snapshot("v1"), store.receipts([unit]))
+        assert caught.value.uri == store.uri, how
+
+
+def test_a_snapshot_under_another_number_is_damage(noise_job: JobOf) -> None:
+    """A file that was copied over another."""
+    store, _ = a_store(noise_job(source={"count": 6}))
+    first = Path(store.uri, f"_log/{1:020d}.json")
+    first.with_name(f"{2:020d}.json").write_bytes(first.read_bytes())
+    with pytest.raises(CorruptShardError, match="it says that it is snapshot 1"):
+        store.snapshot()
+
+
+def test_keys_of_a_newer_library_are_ignored(noise_job: JobOf) -> None:
+    """As FORMAT.md asks of readers."""
+    store, snapshot = a_store(noise_job(source={"count": 6}))
+    receipts = store.receipts(units(store))
+    for folder in ("_log", "receipts"):
+        file = Path(store.uri, next(entry.path for entry in store.storage.list(folder)))
+        file.write_bytes(canonical_json(json.loads(file.read_bytes()) | {"new": {"a": 1}}))
+    assert store.snapshot() == snapshot
+    assert store.receipts(units(store)) == receipts
 
 
 @pytest.mark.parametrize("folder", ["data", "manifest", "plans", "quarantine"])
@@ -260,7 +322,8 @@ def test_a_deleted_file_is_found(noise_job: JobOf, folder: str) -> None:
     store, _ = a_store(noise_job(**BAD))
     path = next(entry.path for entry in store.storage.list(folder))
     store.storage.delete(path)
-    assert f"{path} is missing" in problems(store)
+    assert f"{path} is missing" in problems(store).splitlines()
+    assert "never listed" not in problems(store)
     if folder == "data":
         assert "listed assets are unaccounted for: picture-" in problems(store)
         assert verify_store(store, store.snapshot(), deep=False).problems
@@ -272,6 +335,15 @@ def test_a_cut_or_longer_shard_is_found(noise_job: JobOf) -> None:
     damaged(store, first_shard(store), lambda data: data.extend(b"tail"))
     assert "its bytes are not those that were committed" in problems(store)
     with pytest.raises(CorruptShardError), store.shard(first_shard(store)):
+        pass
+
+
+def test_a_missing_shard_is_the_stores_fault(noise_job: JobOf) -> None:
+    """As a damaged one is."""
+    store, _ = a_store(noise_job())
+    path = first_shard(store)
+    store.storage.delete(path)
+    with pytest.raises(CorruptShardError, match=f"{path} is missing"), store.shard(path):
         pass
 
 
