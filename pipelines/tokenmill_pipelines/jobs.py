@@ -81,7 +81,8 @@ def retry_store(uri: str, *, reasons: tuple[str, ...] = (), observer: Observer) 
     """Tokenize a store's quarantined assets again, by the job that made its newest snapshot.
 
     ``reasons`` limits it to some reason codes. Assets that fail again stay in quarantine; those
-    that the source no longer lists stay as they are.
+    that the source no longer lists stay as they are. If all fail again for the same reasons, there
+    is nothing to commit.
 
     Raises:
         JobError: nothing is in quarantine for these reasons.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from tokenmill_pipelines.assemble import Assembly
 from tokenmill_schemas.asset import listing_schema
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.plan import IDENTITY, Diff, Known, Unit, split, unit_id
-from tokenmill_schemas.snapshot import FileRef, Snapshot
+from tokenmill_schemas.snapshot import FileRef, Receipt, Snapshot
 
 #: Rows that the listing file is read back in.
 READ_ROWS = 65536
@@ -107,13 +108,31 @@ def unit_tables(
     assembly: Assembly, listing: Listing, *, salt: str = ""
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yield every unit of a listing: its id and its rows. ``salt`` sets a retry's ids apart."""
-    fingerprint = assembly.identity.fingerprint + salt
-    layout = f"{assembly.identity.layout_digest}:{assembly.job.shards.format}"
-    layout += f":{assembly.job.shards.batch_rows}"
     with pq.ParquetFile(listing.file) as file:
         batches = file.iter_batches(batch_size=READ_ROWS)
         for table in split(batches, assembly.job.shards.unit_assets):
-            yield unit_id(fingerprint, layout, table), table
+            name = _retry_id(assembly, table, salt) if salt else _unit_id(assembly, table)
+            yield name, table
+
+
+def _unit_id(assembly: Assembly, table: pa.Table, *, salt: str = "") -> str:
+    identity = assembly.identity
+    layout = f"{identity.layout_digest}:{assembly.job.shards.batch_rows}"
+    return unit_id(identity.fingerprint + salt, layout, table)
+
+
+def _retry_id(assembly: Assembly, table: pa.Table, salt: str) -> str:
+    """Return an id for which there is no receipt, or one without failures.
+
+    A retry that was interrupted goes on from what it mended. What it could not mend is tried again,
+    although nothing was committed since, for what is wrong may have been put right.
+    """
+    names = (_unit_id(assembly, table, salt=f"{salt}:{attempt}") for attempt in itertools.count(1))
+    return next(name for name in names if not _failed(assembly.store.receipt(name)))
+
+
+def _failed(receipt: Receipt | None) -> bool:
+    return receipt is not None and any(r.disposition == "quarantine" for r in receipt.rejects)
 
 
 def plan_units(assembly: Assembly, listing: Listing, *, salt: str = "") -> Planned:

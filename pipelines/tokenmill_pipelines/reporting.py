@@ -36,13 +36,17 @@ THUMBNAIL_BYTES = 4 * 2**20
 
 
 def publish_report(run: Run) -> str:
-    """Write the run's report into the store; returns its path or URL, "" if it did nothing."""
-    if run.snapshot is None:
+    """Write the run's report into the store; returns its path or URL.
+
+    A run that did nothing has nothing to report and gets "", unless the store has no report at all.
+    """
+    storage = run.assembly.store.storage
+    idle = not (run.committed or run.encoding.made)
+    if run.snapshot is None or (idle and any(storage.list(paths.REPORTS))):
         return ""
     record = make_record(run)
     stamp = run.started_at.strftime("%Y%m%dT%H%M%S%f")[:-3]
     path = f"{paths.REPORTS}/{run.snapshot.number:06d}-{stamp}.html"
-    storage = run.assembly.store.storage
     storage.create(path, write_report(record))
     local = storage.local(path)
     return str(local) if local is not None else f"{storage.uri.rstrip('/')}/{path}"

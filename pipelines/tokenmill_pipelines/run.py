@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tokenmill_infra.observe import Observer
-from tokenmill_infra.storage import scratch
+from tokenmill_infra.storage import probe_folder, scratch
 from tokenmill_pipelines.assemble import Assembly, assemble
 from tokenmill_pipelines.encoding import Encoding
 from tokenmill_pipelines.listing import Listing, Planned
+from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
 from tokenmill_schemas.snapshot import Receipt, Snapshot
 
@@ -61,11 +62,20 @@ class RunResult:
 def open_run(job: Job, observer: Observer) -> Iterator[Run]:
     """Assemble a job and give it a scratch folder for as long as it runs.
 
+    The folder is not in the store, where nothing is made before there is a plan.
+
     Raises:
-        JobError: the job is wrong.
+        JobError: the job is wrong, or there can be no store where it wants one.
     """
     assembly = assemble(job)
-    with scratch(assembly.store.storage) as folder:
+    try:
+        probe_folder(assembly.store.storage)
+    except OSError as error:
+        raise JobError(
+            f"cannot make a store at {assembly.store.uri}: {error.strerror or error}",
+            path="store.uri",
+        ) from error
+    with scratch() as folder:
         yield Run(assembly, observer, folder)
 
 

@@ -27,7 +27,8 @@ def list_stage(run: Run) -> None:
     """List the source and keep what the store does not have.
 
     Raises:
-        FingerprintError: the store holds tokens of another kind.
+        FingerprintError: the store holds tokens of another kind, or shards of another format or
+            with other columns.
     """
     file = run.folder / "listing.parquet"
     head = run.assembly.store.check(run.assembly.identity)
@@ -55,7 +56,8 @@ def verify_stage(run: Run) -> None:
 
     Raises:
         CorruptShardError: a shard is not there, or a unit's assets do not add up.
-        QuarantineError: more assets failed than ``limits.max_quarantined_fraction`` allows.
+        QuarantineError: more assets failed than ``limits.max_quarantined_fraction`` allows; not
+            in a retry, which can only make the quarantine smaller.
     """
     storage = run.assembly.store.storage
     for unit, receipt in zip(run.planned.units, run.encoding.receipts, strict=True):
@@ -70,7 +72,8 @@ def verify_stage(run: Run) -> None:
                 f"{receipt.path} is gone; delete receipts/{unit.unit_id}.json to make it again",
                 uri=run.assembly.store.uri,
             )
-    _check_quarantine(run)
+    if not run.retried:
+        _check_quarantine(run)
 
 
 def _check_quarantine(run: Run) -> None:
@@ -87,7 +90,7 @@ def _check_quarantine(run: Run) -> None:
 def commit_stage(run: Run) -> None:
     """Make all receipts one snapshot; a run that made nothing new commits nothing."""
     store = run.assembly.store
-    if run.planned.units:
+    if run.planned.units and not _failed_as_before(run):
         job = run.assembly.job
         resolved = run.retried.intersection(_listed_keys(run) if run.retried else ())
         commit = Commit(
@@ -106,6 +109,21 @@ def commit_stage(run: Run) -> None:
         run.snapshot = store.snapshot()
     number = run.snapshot.number if run.snapshot else None
     run.observer.event("commit", snapshot=number, committed=run.committed)
+
+
+def _failed_as_before(run: Run) -> bool:
+    """Whether all that was tried again failed again, and for the same reasons."""
+    receipts = run.encoding.receipts
+    if not run.retried or any(receipt.samples for receipt in receipts):
+        return False
+    store = run.assembly.store
+    rows = store.rejects(store.snapshot(run.base)).to_pylist()
+    before = {row["asset_key"]: (row["disposition"], row["reason"]) for row in rows}
+    return all(
+        before.get(reject.asset_key) == (reject.disposition, reject.reason)
+        for receipt in receipts
+        for reject in receipt.rejects
+    )
 
 
 def _listed_keys(run: Run) -> Iterator[str]:

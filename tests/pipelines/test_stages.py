@@ -5,13 +5,13 @@ import pytest
 
 from tokenmill.store import Store
 from tokenmill.store.verify import verify_store
-from tokenmill.testing.faults import FaultyDecoder, content_of
+from tokenmill.testing.faults import FAULTS, FaultyDecoder, content_of
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.encoding import UnitsFailedError
 from tokenmill_pipelines.jobs import plan_job, retry_store, run_job
 from tokenmill_pipelines.run import RunResult
 from tokenmill_pipelines.stages import QuarantineError
-from tokenmill_schemas.errors import CorruptShardError, JobError
+from tokenmill_schemas.errors import AssetError, CorruptShardError, JobError, Reason
 from tokenmill_schemas.job import Job
 
 JobOf = Callable[..., Job]
@@ -57,9 +57,13 @@ def test_the_sample_corpus_becomes_a_store(sample_job: JobOf) -> None:
 
 
 def test_a_second_run_has_nothing_to_do(noise_job: JobOf) -> None:
-    """It commits nothing and says so; its report tells of the version that is there."""
+    """It commits nothing and says so, and leaves no report but where there was none."""
     first = run(noise_job())
     second = run(noise_job())
+    assert (Path(first.report).exists(), second.report) == (True, "")
+    assert [p.name for p in Path(first.store_uri, "reports").iterdir()] == [Path(first.report).name]
+    Path(first.report).unlink()
+    assert Path(run(noise_job()).report).exists()
     assert (second.committed, second.snapshot_number, second.done["units"]) == (False, 1, 0)
     assert second.content_id == first.content_id
     assert sound(first.store_uri).log.numbers() == [1]
@@ -166,6 +170,84 @@ def test_a_retry_brings_mended_assets_in(noise_job: JobOf, monkeypatch: pytest.M
     assert verify_store(store, store.snapshot(1)).problems == (), "the old version is as it was"
     with pytest.raises(JobError, match="nothing to retry; reasons in quarantine: decode_failed"):
         retry_store(first.store_uri, reasons=("truncated",), observer=SilentObserver())
+
+
+def test_a_retry_that_mends_nothing_commits_nothing_and_the_next_one_tries_again(
+    noise_job: JobOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two retries that fail as before, also beyond the job's limit; then the file is mended."""
+    bad = {"faults": {"picture-0003": "error", "picture-0011": "error"}}
+    first = run(noise_job(decoder=bad, limits={"max_quarantined_fraction": 0.1}))
+    for _ in range(2):
+        result = retry_store(first.store_uri, observer=SilentObserver())
+        assert (result.committed, result.snapshot_number, result.quarantined) == (False, 1, 2)
+        assert (result.done["units"], result.done["reused_units"]) == (1, 0)
+    assert sound(first.store_uri).log.numbers() == [1]
+    monkeypatch.setitem(FAULTS, "error", lambda: None)
+    result = retry_store(first.store_uri, observer=SilentObserver())
+    assert (result.committed, result.snapshot_number, result.quarantined) == (True, 2, 0)
+    assert (result.totals["samples"], result.totals["rejected"]) == (24, 0)
+    sound(first.store_uri)
+
+
+def test_a_retry_that_fails_for_another_reason_is_kept(
+    noise_job: JobOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quarantine says what is wrong now."""
+    first = run(noise_job(decoder={"faults": {"picture-0003": "error"}}))
+
+    def refuse() -> None:
+        raise AssetError(Reason.CORRUPT, "worse than before")
+
+    monkeypatch.setitem(FAULTS, "error", refuse)
+    result = retry_store(first.store_uri, observer=SilentObserver())
+    assert (result.committed, result.totals["rejected"]) == (True, 1)
+    store = sound(first.store_uri)
+    assert store.rejects(store.snapshot()).column("reason").to_pylist() == ["corrupt"]
+
+
+def test_an_interrupted_retry_goes_on_from_what_it_mended(
+    noise_job: JobOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit without failures is not made twice; one with failures is."""
+    bad = {"faults": {"picture-0003": "error", "picture-0011": "memory"}}
+    first = run(noise_job(decoder=bad, shards={"unit_assets": 1}))
+    monkeypatch.setitem(FAULTS, "error", lambda: None)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retry_store(first.store_uri, observer=SilentObserver())
+    result = retry_store(first.store_uri, observer=SilentObserver())
+    assert (result.done["units"], result.done["reused_units"]) == (1, 1)
+    assert (result.committed, result.totals["rejected"]) == (True, 1)
+    sound(first.store_uri)
+
+
+def test_a_failed_listing_makes_no_store(noise_job: JobOf) -> None:
+    """Nor does a run leave hidden folders in one."""
+    job = noise_job(source={"count": 0})
+    with pytest.raises(JobError, match="lists no assets"):
+        run(job)
+    assert not Path(job.store.uri).exists()
+    result = run(noise_job())
+    assert not list(Path(result.store_uri).rglob(".*"))
+
+
+@pytest.mark.parametrize("place", ["/proc/store", "{}/file", "{}/file/store"])
+def test_a_place_without_a_store_is_the_jobs_error(
+    noise_job: JobOf, tmp_path: Path, place: str
+) -> None:
+    """A filesystem that takes no folders, and a file in the way; before anything is listed."""
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc on this system")
+    (tmp_path / "file").touch()
+    job = noise_job(place.format(tmp_path), source={"count": 0})
+    with pytest.raises(JobError, match=r"^store\.uri: cannot make a store at .*directory"):
+        run(job)
 
 
 def test_tar_and_packed_stores_are_sound_too(sample_job: JobOf) -> None:
