@@ -4,9 +4,9 @@
 
 Everyone reads the same rows in batches of 256 from a warm page cache, on one core. The limit is
 numpy gathering the very same rows in the very same order from one memory-mapped array, in both
-ways that there are: ``numpy.take``, and ``memmap[rows]`` as loaders write it. Peers shuffle as their
-documentation says; each runs in a process of its own, which may be that of another environment
-(``--peer-python``) where a peer's requirements conflict with ours.
+ways that there are: ``numpy.take``, and ``memmap[rows]`` as loaders write it. Peers shuffle as
+their documentation says; each runs in a process of its own, which may be that of another
+environment (``--peer-python``) where a peer's requirements conflict with ours.
 """
 
 from __future__ import annotations
