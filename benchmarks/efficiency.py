@@ -13,6 +13,10 @@ pictures, with one thread a network and the same malloc settings.
   actor from the end of its model's load, and Ray's daemons (GCS, raylet, agents) from the first
   finished unit to the last; starting them is no part of it.
 
+- On one core: bare and local again, each bound to a single core. Two busy cores slow each other
+  through caches and memory, which the free runs' pipelines, busy on both, pay and their bare loops,
+  busy on one, do not; bound to one core, what is left between them is the pipeline's own cost.
+
 The report, a fixed cost of a run (it loads the model and decodes eight samples), is left out.
 """
 
@@ -47,6 +51,14 @@ from benchmarks.timed import loaded_cpu_s
 BAR = 0.90
 UNIT = 250
 ACTORS = {"local": 1, "ray": 2}
+#: Every run, and the one that it is compared with.
+RUNS = {
+    "bare": "",
+    "local": "bare",
+    "ray": "bare",
+    "bare, one core": "",
+    "local, one core": "bare, one core",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +80,15 @@ def run(corpus: Path, *, plans: tuple[Plan, ...] = PLANS) -> list[Section]:
 
 def _measure(corpus: Path, plan: Plan) -> Section:
     chosen = pictures(corpus, max(2000, plan.pictures))
-    costs: dict[str, list[dict[str, float]]] = {name: [] for name in ("bare", *ACTORS)}
+    costs: dict[str, list[dict[str, float]]] = {name: [] for name in RUNS}
     for number in range(plan.rounds):
         start = number * plan.pictures % len(chosen)
         task = {"paths": chosen[start : start + plan.pictures], "name": plan.tokenizer}
         for name, runs in costs.items():
-            runs.append(child("efficiency", {**task, "do": name}, env=MALLOC_ENV))
-    measures = [_ratio(costs, plan, name) for name in ACTORS]
+            do, _, cores = name.partition(", ")
+            given = {**task, "do": do, "one_core": bool(cores)}
+            runs.append(child("efficiency", given, env=MALLOC_ENV))
+    measures = [_ratio(costs, plan, name) for name, base in RUNS.items() if base]
     for name, runs in costs.items():
         for part in runs[0]:
             each = tuple(1000 * found[part] / plan.pictures for found in runs)
@@ -87,9 +101,9 @@ def _measure(corpus: Path, plan: Plan) -> Section:
 
 
 def _ratio(costs: dict[str, list[dict[str, float]]], plan: Plan, name: str) -> Measure:
-    pairs = zip(costs["bare"], costs[name], strict=True)
+    pairs = zip(costs[RUNS[name]], costs[name], strict=True)
     ratios = tuple(sum(bare.values()) / sum(whole.values()) for bare, whole in pairs)
-    label = f"{plan.tokenizer}, {name} backend, actors: {ACTORS[name]}"
+    label = f"{plan.tokenizer}, {name}, actors: {ACTORS[name.partition(', ')[0]]}"
     return Measure(f"{label}: bare / pipeline", "CPU ratio", ratios, BAR)
 
 
@@ -269,4 +283,6 @@ def _load_s(task: dict[str, Any]) -> float:
 
 if __name__ == "__main__":
     given = task_given()
+    if given["one_core"]:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     answer(bare(given) if given["do"] == "bare" else pipeline(given))
