@@ -5,8 +5,8 @@ without an actor.
 
 - A task is done once; later results of copies of it are ignored.
 - A task lost with its actor runs again, alone on an actor, so that a second loss accuses it alone.
-- One lost ``max_attempts`` times, the last time alone, is searched for the item that kills; it then
-  runs without that item. A search that finds none costs one of ``MAX_SEARCHES`` rounds.
+- One lost ``max_attempts`` times, the last time alone, is searched for the item that kills, which
+  must do so twice by itself; it then runs without that item. A search that finds none costs one of ``MAX_SEARCHES`` rounds.
 - A task that fails for a passing reason runs again after a growing pause, ``MAX_RETRIES`` times.
 """
 
@@ -65,7 +65,7 @@ class State:
 
 @dataclass(slots=True)
 class Ledger:
-    """The book of one run of the pool."""
+    """The book of one run of the pool; ``unfinished`` counts the tasks without an outcome."""
 
     in_flight: int
     max_attempts: int
