@@ -6,7 +6,8 @@ without an actor.
 - A task is done once; later results of copies of it are ignored.
 - A task lost with its actor runs again, alone on an actor, so that a second loss accuses it alone.
 - One lost ``max_attempts`` times, the last time alone, is searched for the item that kills, which
-  must do so twice by itself; it then runs without that item. A search that finds none costs one of ``MAX_SEARCHES`` rounds.
+  must do so twice by itself; it then runs without that item. A search that finds none costs one of
+  ``MAX_SEARCHES`` rounds.
 - A task that fails for a passing reason runs again after a growing pause, ``MAX_RETRIES`` times.
 """
 
