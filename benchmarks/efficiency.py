@@ -170,7 +170,7 @@ def _decode(paths: list[str], decoder: Any, view: Any) -> list[Any]:
         ref = AssetRef(path, path)
         with open(path, "rb") as stream:  # noqa: PTH123  (as bare as can be)
             picture = decoder.decode(ref, stream)
-        pixels.extend(found.pixels for found in view.views(picture, path))
+        pixels.extend(found.data for found in view.views(picture, path))
     return pixels
 
 

@@ -192,7 +192,7 @@ class Crop:
 
         image = Image.fromarray(row["image"])
         views = _view(self._options).views(Picture(image, {}), row["path"])
-        return {"path": row["path"], "image": next(iter(views)).pixels}
+        return {"path": row["path"], "image": next(iter(views)).data}
 
 
 class Encode:
@@ -227,7 +227,7 @@ class DecodeEncode(Encode):
         for path in map(str, batch["path"]):
             with Path(path).open("rb") as stream:
                 picture = self._decoder.decode(AssetRef(path, path), stream)
-            pixels.append(next(iter(self._view.views(picture, path))).pixels)
+            pixels.append(next(iter(self._view.views(picture, path))).data)
         return super().__call__({"path": batch["path"], "image": pixels})
 
 
@@ -292,7 +292,7 @@ class Pictures:
 
         with Image.open(self._paths[index]) as image:
             picture = Picture(image.convert("RGB"), {})
-        return next(iter(self._view.views(picture, ""))).pixels, index % 10
+        return next(iter(self._view.views(picture, ""))).data, index % 10
 
 
 def loop(task: dict[str, Any], folder: Path) -> dict[str, float]:

@@ -63,7 +63,7 @@ def assemble(job: Job) -> Assembly:
     tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
     view = _open_view(job, tokenizer)
     decoder = _open_decoder(job)
-    spec = tokenizer.spec(view.size)
+    spec = tokenizer.spec(view.shape)
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)

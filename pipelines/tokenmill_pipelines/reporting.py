@@ -176,7 +176,7 @@ def _reconstruction(
     with run.assembly.source.open(ref) as stream:
         picture = run.assembly.decoder.decode(ref, stream)
     views = list(run.assembly.view.views(picture, ref.key))
-    original = views[names["view.index"]].pixels
+    original = views[names["view.index"]].data
     name = names["view.name"] + (", mirrored" if names["view.flip"] else "")
     return Reconstruction(ref.key, original, encoder.decode(tokens)[0], view=name)
 

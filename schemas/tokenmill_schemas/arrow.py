@@ -14,6 +14,7 @@ batch. FORMAT.md states the bytes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -50,6 +51,64 @@ IMAGE_FACT_FIELDS = (
 )
 
 
+#: Coordinates of a clip: those of an image view for the part of the frame that is read, and the
+#: time that it covers: from the first chosen frame's presentation time to the last one's, in
+#: seconds; ``view.fps`` the rate that was asked for (0: every frame); ``view.shot`` the number of
+#: the shot it lies in (-1: shots were not looked for); ``view.pts`` the presentation timestamp of
+#: each chosen frame in units of ``asset.time_base``.
+CLIP_VIEW_FIELDS = (
+    *IMAGE_VIEW_FIELDS,
+    pa.field("view.start_s", pa.float64(), nullable=False),
+    pa.field("view.end_s", pa.float64(), nullable=False),
+    pa.field("view.fps", pa.float64(), nullable=False),
+    pa.field("view.shot", pa.int32(), nullable=False),
+    pa.field("view.pts", pa.list_(pa.int64()), nullable=False),
+)
+
+#: Facts of a video: coded width and height before rotation, container and codec and pixel format
+#: as found, clockwise rotation in degrees that was applied, mean frame rate, and what the container
+#: claims of duration and frames (null: nothing). ``asset.time_base`` is numerator and denominator.
+VIDEO_FACT_FIELDS = (
+    pa.field("asset.uri", pa.string(), nullable=False),
+    pa.field("asset.width", pa.int32(), nullable=False),
+    pa.field("asset.height", pa.int32(), nullable=False),
+    pa.field("asset.format", pa.string(), nullable=False),
+    pa.field("asset.codec", pa.string(), nullable=False),
+    pa.field("asset.pixel_format", pa.string(), nullable=False),
+    pa.field("asset.rotation", pa.int16(), nullable=False),
+    pa.field("asset.fps", pa.float64(), nullable=False),
+    pa.field("asset.time_base", pa.list_(pa.int32(), 2), nullable=False),
+    pa.field("asset.duration_s", pa.float64()),
+    pa.field("asset.frames", pa.int64()),
+)
+
+#: Coordinates of a 3D view: it is the shape turned by ``view.axes`` (source axes that become x, y,
+#: z: ``xyz`` is unturned, ``x-zy`` takes y up to z up), less ``view.center``, times ``view.scale``;
+#: ``view.seed`` is what sampling was seeded with (-1: nothing was sampled).
+SHAPE_VIEW_FIELDS = (
+    pa.field("view.index", pa.uint16(), nullable=False),
+    pa.field("view.name", pa.string(), nullable=False),
+    pa.field("view.axes", pa.string(), nullable=False),
+    pa.field("view.center", pa.list_(pa.float64(), 3), nullable=False),
+    pa.field("view.scale", pa.float64(), nullable=False),
+    pa.field("view.seed", pa.int64(), nullable=False),
+)
+
+#: Facts of a 3D object: counts as decoded (faces are triangles), the axis that points up by its
+#: format's convention ("" = none), the unit of length ("" = not said), and its bounds (low x, y, z,
+#: high x, y, z) with all transforms baked.
+SHAPE_FACT_FIELDS = (
+    pa.field("asset.uri", pa.string(), nullable=False),
+    pa.field("asset.format", pa.string(), nullable=False),
+    pa.field("asset.content", pa.string(), nullable=False),
+    pa.field("asset.vertices", pa.int64(), nullable=False),
+    pa.field("asset.faces", pa.int64(), nullable=False),
+    pa.field("asset.up_axis", pa.string(), nullable=False),
+    pa.field("asset.units", pa.string(), nullable=False),
+    pa.field("asset.bounds", pa.list_(pa.float64(), 6), nullable=False),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardLayout:
     """Everything that fixes the columns of a store's shards."""
@@ -75,6 +134,24 @@ class ShardLayout:
             "tokenmill.packing": self.packing,
             "tokenmill.spec": json.dumps(self.spec.to_json(), sort_keys=True),
         }
+
+
+def union(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return all columns of ``schemas``; those that one of them lacks may be null.
+
+    Raises:
+        ValueError: two of them give one name different types.
+    """
+    if len(schemas) == 1:
+        return schemas[0]
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for column in schema:
+            known = fields.setdefault(column.name, column)
+            if known.type != column.type:
+                raise ValueError(f"{column.name} is {known.type} and {column.type}")
+    shared = set.intersection(*(set(schema.names) for schema in schemas))
+    return pa.schema([f if f.name in shared else f.with_nullable(True) for f in fields.values()])
 
 
 def layout_of(schema: pa.Schema) -> ShardLayout:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,6 +24,35 @@ ASSET_FIELDS = (
     pa.field("size_bytes", pa.int64(), nullable=False),
     pa.field("version", pa.string(), nullable=False),
 )
+Modality = Literal["image", "video", "shape"]
+MODALITIES: tuple[Modality, ...] = ("image", "video", "shape")
+#: What a file's name says of its modality; a GIF is a picture unless the source says otherwise.
+EXTENSIONS: dict[Modality, tuple[str, ...]] = {
+    "image": (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif"),
+        *(".tif", ".tiff", ".bmp", ".jp2", ".j2k", ".jpx"),
+    ),
+    "video": (
+        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m1v", ".m2v"),
+        *(".mts", ".m2ts", ".ts", ".vob", ".ogv", ".ogg", ".ogm", ".flv", ".f4v", ".wmv", ".asf"),
+        *(".3gp", ".3g2", ".rm", ".rmvb", ".swf", ".y4m", ".mxf", ".mjpeg", ".mjpg"),
+    ),
+    "shape": (
+        *(".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".3mf", ".xyz", ".las", ".laz"),
+        *(".step", ".stp"),
+    ),
+}
+_BY_EXTENSION: dict[str, Modality] = {
+    extension: modality for modality, known in EXTENSIONS.items() for extension in known
+}
+
+
+def modality_of(name: str) -> Modality:
+    """Return the modality that a file's name tells; ``image`` where it tells nothing."""
+    _, dot, extension = name.rpartition(".")
+    return _BY_EXTENSION.get(dot + extension.lower(), "image")
+
+
 #: Locator of an asset whose key an earlier one in the listing already has: kept, never tokenized.
 DUPLICATE = "duplicate"
 

@@ -42,6 +42,14 @@ class Reason(StrEnum):
     DUPLICATE_KEY = "duplicate_key"
     TOO_SMALL = "too_small"
     NO_BUCKET = "no_bucket"
+    OTHER_MODALITY = "other_modality"
+    NO_VIDEO = "no_video"
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    TOO_MANY_FACES = "too_many_faces"
+    TOO_MANY_POINTS = "too_many_points"
+    NO_GEOMETRY = "no_geometry"
+    NON_MANIFOLD = "non_manifold"
 
 
 def _rebuild(

@@ -92,22 +92,37 @@ class ClusterConfig:
             raise ValueError("max_attempts and lease_s must be positive")
 
 
+_POSITIVE_LIMITS = (
+    *("max_asset_bytes", "max_video_bytes", "max_pixels", "max_faces", "max_points"),
+    *("view_bytes", "asset_deadline_s", "batch_bytes"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """What one asset, one batch and one run may cost."""
+    """What one asset, one batch and one run may cost.
+
+    ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
+    what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
+    from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
+    take in memory where the tokenizer cannot take it in parts.
+    """
 
     max_asset_bytes: int = 512 * 2**20
+    max_video_bytes: int = 64 * 2**30
     max_pixels: int = 100_000_000
+    max_faces: int = 20_000_000
+    max_points: int = 50_000_000
+    view_bytes: int = 2**30
     asset_deadline_s: float = 60.0
     batch_size: int = 0
     batch_bytes: int = 256 * 2**20
     max_quarantined_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.max_asset_bytes, self.max_pixels, self.asset_deadline_s, self.batch_bytes) <= 0:
-            raise ValueError(
-                "max_asset_bytes, max_pixels, asset_deadline_s and batch_bytes must be positive"
-            )
+        for name in _POSITIVE_LIMITS:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
         if self.batch_size < 0:
             raise ValueError("batch_size must be positive, or 0 for the tokenizer's own")
         if not 0 <= self.max_quarantined_fraction <= 1:

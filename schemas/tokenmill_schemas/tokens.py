@@ -15,7 +15,8 @@ Kind = Literal["index", "bits", "float"]
 Order = Literal["raster", "coarse_to_fine", "prefix", "reversed", "unordered", "sequence"]
 Parameters = Literal["sample", "mean", "mean_logvar"]
 
-AXES = ("t", "h", "w", "z", "n", "level", "depth", "coord")
+#: ``t h w`` of pictures and clips, ``x y z`` of volumes, ``n`` of sequences and sets.
+AXES = ("t", "h", "w", "x", "y", "z", "n", "level", "depth", "coord")
 
 
 @dataclass(frozen=True, slots=True)

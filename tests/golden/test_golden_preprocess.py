@@ -70,7 +70,7 @@ def _clip(pixels: Pixels) -> Floats:
 
 
 def _views(picture: Picture, kind: str, **options: Any) -> Pixels:
-    views = [view.pixels for view in open_view(kind, options).views(picture, "key")]
+    views = [view.data for view in open_view(kind, options).views(picture, "key")]
     return np.stack(views) if len(views) > 1 else views[0]
 
 

@@ -177,7 +177,7 @@ def test_a_jobs_table_has_no_place_for_its_base(tmp_path: Path) -> None:
     ("override", "says"),
     [
         ("store.uri=''", "store: uri is empty"),
-        ("limits.max_pixels=-1", "max_pixels, asset_deadline_s and batch_bytes must be positive"),
+        ("limits.max_pixels=-1", "limits: max_pixels must be positive"),
         ("limits.asset_deadline_s=0", "must be positive"),
         ("limits.batch_size=-1", "limits: batch_size must be positive, or 0"),
         ("limits.max_quarantined_fraction=1.5", "max_quarantined_fraction must be from 0 to 1"),

@@ -17,7 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 from PIL import (
@@ -39,7 +39,7 @@ from tokenmill.decoders.base import DecodeLimits, Picture
 from tokenmill.decoders.containers import ends_early, png_bit_depth, sniff, webp_size
 from tokenmill.decoders.modes import ModeError, to_rgb
 from tokenmill_schemas.arrow import IMAGE_FACT_FIELDS
-from tokenmill_schemas.asset import AssetRef
+from tokenmill_schemas.asset import AssetRef, Modality
 from tokenmill_schemas.errors import AssetError, Reason
 
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
@@ -89,6 +89,8 @@ class ImageDecoder:
 
     background: tuple[int, int, int] = (255, 255, 255)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         if not all(0 <= value <= 255 for value in self.background):

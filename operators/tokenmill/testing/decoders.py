@@ -50,7 +50,8 @@ def check_refused(decoder: Decoder, bad: bytes) -> AssetError:
 
 def _decode(decoder: Decoder, data: bytes) -> Picture:
     ref = AssetRef("asset", "memory://asset", size_bytes=len(data))
-    return decoder.decode(ref, io.BytesIO(data))
+    picture: Picture = decoder.decode(ref, io.BytesIO(data))
+    return picture
 
 
 def _in_threads(decoder: Decoder, data: bytes) -> list[Picture]:

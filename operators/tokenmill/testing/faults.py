@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, BinaryIO, ClassVar, Literal, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ from tokenmill.decoders.base import DecodeLimits, Picture
 from tokenmill.decoders.image import ImageDecoder
 from tokenmill.testing.pictures import encoded, noise
 from tokenmill.tokenizers.base import Pixels, Tokens
-from tokenmill_schemas.asset import ASSET_NAMES, AssetRef, listing_schema
+from tokenmill.views.base import ViewKind
+from tokenmill_schemas.asset import ASSET_NAMES, AssetRef, Modality, listing_schema
 from tokenmill_schemas.errors import CheckpointError, JobError, TransientError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
@@ -148,6 +149,8 @@ class FaultyDecoder:
     pids: str = ""
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     @property
     def identity(self) -> dict[str, Any]:
         """The identity of the picture decoder."""
@@ -188,6 +191,8 @@ class BlockMeans:
     loads: bool = True
     devices: str = ""
     peers: int = 0
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -44,17 +44,17 @@ def _check_equal(first: list[ViewOf], second: list[ViewOf]) -> None:
     require(len(first) == len(second), "the number of views is deterministic")
     for one, other in zip(first, second, strict=True):
         require(one.coordinates == other.coordinates, "coordinates are deterministic")
-        require(np.array_equal(one.pixels, other.pixels), "pixels are deterministic")
+        require(np.array_equal(one.data, other.data), "pixels are deterministic")
 
 
 def _check_pixels(view: View, each: ViewOf) -> None:
-    pixels = each.pixels
+    pixels = each.data
     require(pixels.dtype == np.uint8 and pixels.ndim == 3, "pixels are uint8[H, W, 3]")
     require(pixels.shape[2] == 3, "pixels are RGB")
     require(pixels.flags.c_contiguous and pixels.flags.owndata, "pixels own one block of memory")
     size = pixels.shape[:2]
     require(list(size) == list(each.coordinates["view.size"]), "view.size is the pixels' size")
-    require(view.size is None or tuple(view.size) == size, "every view has the stated size")
+    require(view.shape is None or tuple(view.shape) == size, "every view has the stated size")
 
 
 def _check_box(each: ViewOf, picture: Picture) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import HALF, Dtype, Weights, grid, identity_of
 from tokenmill.tokenizers.pretrained import folder_config, folder_weights, is_folder
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Latent, Stream, TokenSpec
@@ -61,6 +62,8 @@ class DiffusersVae:
     posterior: Posterior = "mean"
     latent_dtype: Dtype = "float32"
     dtype: Dtype = "float32"
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     @property
     def architecture(self) -> dict[str, Any]:

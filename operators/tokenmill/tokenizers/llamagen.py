@@ -8,7 +8,7 @@ values on the unit sphere, in raster order. Their own scripts turn TF32 on; here
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import (
@@ -19,6 +19,7 @@ from tokenmill.tokenizers.describe import (
     grid,
     identity_of,
 )
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.strict import build
 from tokenmill_schemas.tokens import Stream, TokenSpec
@@ -39,6 +40,8 @@ class LlamaGenConfig:
     z_channels: int = 256
     ch: int = 128
     num_res_blocks: int = 2
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         if self.ch % 32 or self.ch < 32:

@@ -7,7 +7,7 @@ Chang et al.: MaskGIT (CVPR 2022); Yu et al.: Randomized Autoregressive Visual G
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import (
@@ -18,6 +18,7 @@ from tokenmill.tokenizers.describe import (
     grid,
     identity_of,
 )
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.strict import build
 from tokenmill_schemas.tokens import Stream, TokenSpec
@@ -65,6 +66,8 @@ class MaskGITVQGAN:
     checkpoint: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype = "float32"
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         _ = self.architecture  # an unknown key is an error at once, not when an actor loads

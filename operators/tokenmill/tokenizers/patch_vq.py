@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from safetensors.numpy import load_file
 
 from tokenmill.tokenizers.base import Pixels, Tokens
 from tokenmill.tokenizers.locate import PATH, file_digest, local_file
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.errors import CheckpointError, JobError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
@@ -240,6 +241,8 @@ class PatchVQ:
     """The description of a patch quantizer; ``checkpoint`` "" is the shipped codebook."""
 
     checkpoint: str = ""
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Generation (VA-VAE, CVPR 2025), github.com/hustvl/LightningDiT.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import (
@@ -23,6 +23,7 @@ from tokenmill.tokenizers.describe import (
     grid,
     identity_of,
 )
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.strict import build
@@ -63,6 +64,8 @@ class TamingConfig:
     resamp_with_conv: bool = True
     in_channels: int = 3
     out_ch: int = 3
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         if self.ch % 32 or self.ch < 32:

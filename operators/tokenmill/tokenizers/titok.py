@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import UNIT, Dtype, Weights, identity_of
@@ -33,6 +33,7 @@ from tokenmill.tokenizers.networks.titok_config import (
     variant_config,
 )
 from tokenmill.tokenizers.pretrained import folder_config, folder_weights, is_folder
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.errors import CheckpointError, JobError
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.strict import build
@@ -71,6 +72,8 @@ class TiTok:
     posterior: Literal["mean", "mean_logvar"] = "mean"
     latent_dtype: Dtype = "float32"
     dtype: Dtype = "float32"
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         if self.variant or not is_folder(self.checkpoint):

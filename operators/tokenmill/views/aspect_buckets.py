@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from tokenmill.decoders.base import Picture
-from tokenmill.views.base import ViewOf
+from tokenmill.views.base import ViewKind, ViewOf, ViewShape
 from tokenmill.views.coordinates import (
     identity_of,
     image_columns,
@@ -26,6 +26,7 @@ from tokenmill.views.coordinates import (
     require_positive,
 )
 from tokenmill.views.resize import Fit, Size, apply, owned, source_box
+from tokenmill_schemas.asset import Modality
 from tokenmill_schemas.errors import Reason
 
 #: Height : width of Infinity's templates, tall to wide.
@@ -55,6 +56,9 @@ class AspectBuckets:
     max_loss: float = 1.0
     min_side: int = 0
 
+    gives: ClassVar[ViewKind] = "image"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     def __post_init__(self) -> None:
         require_positive(area=self.area, multiple=self.multiple)
         for height, width in (*self.ratios, *self.buckets):
@@ -68,7 +72,7 @@ class AspectBuckets:
         return identity_of(self, "aspect_buckets")
 
     @property
-    def size(self) -> tuple[int, int] | None:
+    def shape(self) -> ViewShape | None:
         """Height and width if there is only one bucket, else None."""
         sizes = self.sizes()
         return sizes[0] if len(sizes) == 1 else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from tokenmill.decoders.base import Picture
-from tokenmill.views.base import ViewOf
+from tokenmill.views.base import ViewKind, ViewOf, ViewShape
 from tokenmill.views.coordinates import (
     as_size,
     identity_of,
@@ -18,6 +18,7 @@ from tokenmill.views.coordinates import (
     planned,
 )
 from tokenmill.views.resize import Rule, apply, check_rule, owned, source_box
+from tokenmill_schemas.asset import Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class CenterCrop:
     rule: Rule = "adm"
     min_side: int = 0
 
+    gives: ClassVar[ViewKind] = "image"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size(self.size))
         check_rule(self.rule, self.size)
@@ -43,6 +47,12 @@ class CenterCrop:
     def identity(self) -> dict[str, Any]:
         """Kind, options and Pillow's version."""
         return identity_of(self, "center_crop")
+
+    @property
+    def shape(self) -> ViewShape | None:
+        """Height and width of every view in pixels."""
+        height, width = self.size
+        return height, width
 
     def columns(self) -> pa.Schema:
         """Return `tokenmill_schemas.arrow.IMAGE_VIEW_FIELDS`."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from PIL import Image
 
 from tokenmill.decoders.base import Picture
-from tokenmill.views.base import ViewOf
+from tokenmill.views.base import ViewKind, ViewOf
 from tokenmill.views.coordinates import (
     checked_size,
     identity_of,
@@ -19,6 +19,7 @@ from tokenmill.views.coordinates import (
     require_positive,
 )
 from tokenmill.views.resize import Size, owned
+from tokenmill_schemas.asset import Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,9 @@ class Native:
     max_side: int = 1024
     min_side: int = 0
 
+    gives: ClassVar[ViewKind] = "image"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     def __post_init__(self) -> None:
         require_positive(multiple=self.multiple)
         if self.max_side < self.multiple:
@@ -46,7 +50,7 @@ class Native:
         return identity_of(self, "native")
 
     @property
-    def size(self) -> None:
+    def shape(self) -> None:
         """None: every picture has its own size."""
         return
 

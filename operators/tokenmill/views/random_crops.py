@@ -13,14 +13,14 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from tokenmill.decoders.base import Picture
-from tokenmill.views.base import ViewOf
+from tokenmill.views.base import ViewKind, ViewOf, ViewShape
 from tokenmill.views.coordinates import (
     as_size,
     checked_size,
@@ -31,6 +31,7 @@ from tokenmill.views.coordinates import (
     require_positive,
 )
 from tokenmill.views.resize import Size, cut, owned
+from tokenmill_schemas.asset import Modality
 
 _ATTEMPTS = 10
 IntBox = tuple[int, int, int, int]
@@ -74,6 +75,9 @@ class RandomCrops:
     flip: bool = True
     min_side: int = 0
 
+    gives: ClassVar[ViewKind] = "image"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size(self.size))
         require_positive(count=self.count, scale=self.scale[0], ratio=self.ratio[0])
@@ -87,6 +91,12 @@ class RandomCrops:
     def identity(self) -> dict[str, Any]:
         """Kind, options and Pillow's version."""
         return identity_of(self, "random_crops")
+
+    @property
+    def shape(self) -> ViewShape | None:
+        """Height and width of every view in pixels."""
+        height, width = self.size
+        return height, width
 
     def columns(self) -> pa.Schema:
         """Return `tokenmill_schemas.arrow.IMAGE_VIEW_FIELDS`."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from tokenmill.decoders.base import Picture
-from tokenmill.views.base import Pixels, ViewOf
+from tokenmill.views.base import Pixels, ViewKind, ViewOf, ViewShape
 from tokenmill.views.coordinates import (
     as_size,
     identity_of,
@@ -34,6 +34,7 @@ from tokenmill.views.resize import (
     owned,
     source_box,
 )
+from tokenmill_schemas.asset import Modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class TenCrop:
     rule: Rule = "adm"
     min_side: int = 0
 
+    gives: ClassVar[ViewKind] = "image"
+    modalities: ClassVar[tuple[Modality, ...]] = ("image",)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size(self.size))
         check_rule(self.rule, self.size)
@@ -64,6 +68,12 @@ class TenCrop:
     def identity(self) -> dict[str, Any]:
         """Kind, options and Pillow's version."""
         return identity_of(self, "ten_crop")
+
+    @property
+    def shape(self) -> ViewShape | None:
+        """Height and width of every view in pixels."""
+        height, width = self.size
+        return height, width
 
     def columns(self) -> pa.Schema:
         """Return `tokenmill_schemas.arrow.IMAGE_VIEW_FIELDS`."""

@@ -114,7 +114,7 @@ def _take(run: UnitRun, row: int, asset: Prepared, *, batcher: Batcher) -> Itera
     bare = tuple(ViewOf(NO_PIXELS, view.coordinates) for view in asset.views)
     run.rows.add_asset(row, replace(asset, views=bare))
     for index, view in enumerate(asset.views):
-        batch = batcher.add((row, index), view.pixels)
+        batch = batcher.add((row, index), view.data)
         if batch is not None:
             yield batch
 

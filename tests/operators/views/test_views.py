@@ -62,13 +62,13 @@ def test_the_box_is_where_the_pixels_come_from(kind: str) -> None:
     picture = gradient(320, 256)
     for view in open_view(kind, SMALL[kind]).views(picture, "key"):
         left, top, right, bottom = view.coordinates["view.box"]
-        red, green = view.pixels[..., 0].astype(float), view.pixels[..., 1].astype(float)
+        red, green = view.data[..., 0].astype(float), view.data[..., 1].astype(float)
         assert abs(red.mean() - 255 * (left + right) / 2 / 320) < 1.5
         assert abs(green.mean() - 255 * (top + bottom) / 2 / 256) < 1.5
         width = 255 * (right - left) / 320
         step = red[:, -1].mean() - red[:, 0].mean()
         assert (step < 0) == view.coordinates["view.flip"]
-        assert abs(abs(step) - width * (1 - 1 / view.pixels.shape[1])) < 4
+        assert abs(abs(step) - width * (1 - 1 / view.data.shape[1])) < 4
 
 
 @given(st.sampled_from(RULES), st.integers(1, 96), sizes)
@@ -107,9 +107,9 @@ def test_squashing_keeps_the_whole_picture(source: tuple[int, int]) -> None:
 
 def test_only_squash_and_cover_know_other_shapes_than_squares() -> None:
     """A size of two numbers is refused for square rules when the view is opened."""
-    assert open_view("center_crop", {"size": [32, 48], "rule": "cover"}).size == (32, 48)
+    assert open_view("center_crop", {"size": [32, 48], "rule": "cover"}).shape == (32, 48)
     view = check_view(open_view("center_crop", {"size": [32, 48], "rule": "cover"}), noise(90, 70))
-    assert view[0].pixels.shape == (32, 48, 3)
+    assert view[0].data.shape == (32, 48, 3)
     with pytest.raises(JobError, match=r"^view: rule 'adm' gives squares, not 48x32"):
         open_view("center_crop", {"size": [32, 48]})
 
@@ -167,7 +167,7 @@ def test_ten_crops_of_the_mirror_are_crops_of_the_mirrored_picture() -> None:
     turned = Picture(picture.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), {})
     upright, mirror = list(view.views(picture, "")), list(view.views(turned, ""))
     for i in range(5):
-        assert np.array_equal(upright[5 + i].pixels, mirror[i].pixels)
+        assert np.array_equal(upright[5 + i].data, mirror[i].data)
     names = [v.coordinates["view.name"] for v in upright]
     assert names[:6] == ["1.1/tl", "1.1/tr", "1.1/bl", "1.1/br", "1.1/center", "1.1/mirror_tl"]
     assert upright[5].coordinates["view.box"] == upright[1].coordinates["view.box"]
@@ -258,8 +258,8 @@ def test_the_bucket_table_at_a_quarter_megapixel() -> None:
     """The table is Infinity's where its paper's code was run: 27x36, 39x26 and 35x28 cells."""
     sizes_of = AspectBuckets(area=512 * 512).sizes()
     assert {(432, 576), (624, 416), (560, 448), (512, 512)} <= set(sizes_of)
-    assert AspectBuckets(buckets=((32, 64),)).size == (32, 64)
-    assert AspectBuckets().size is None
+    assert AspectBuckets(buckets=((32, 64),)).shape == (32, 64)
+    assert AspectBuckets().shape is None
 
 
 @given(sizes)
@@ -297,7 +297,7 @@ def test_native_takes_pictures_on_the_grid_as_they_are() -> None:
     """A picture within max_side whose sides are multiples is not resampled."""
     picture = noise(48, 32)
     (view,) = open_view("native").views(picture, "")
-    assert np.array_equal(view.pixels, np.asarray(picture.image))
+    assert np.array_equal(view.data, np.asarray(picture.image))
 
 
 @pytest.mark.parametrize("kind", ["center_crop", "center_flip", "native"])
@@ -307,9 +307,9 @@ def test_views_do_not_share_memory_with_the_picture(kind: str) -> None:
     before = np.array(picture.image)
     options = {} if kind == "native" else {"size": 32, "rule": "bilinear"}
     views = list(open_view(kind, options).views(picture, ""))
-    views[0].pixels[:] = 0
+    views[0].data[:] = 0
     assert np.array_equal(np.asarray(picture.image), before)
-    assert all(view.pixels.any() for view in views[1:])
+    assert all(view.data.any() for view in views[1:])
 
 
 def test_large_crops_are_cut_without_pillows_warning(monkeypatch: pytest.MonkeyPatch) -> None:
