@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import pyarrow as pa
 
 from tokenmill.decoders import open_decoder
 from tokenmill.decoders.base import DecodeLimits, Decoder
+from tokenmill.decoders.by_modality import ByModality
 from tokenmill.plugins import open_operator
 from tokenmill.sources.base import Source
 from tokenmill.store import Identity, Store
@@ -62,7 +63,8 @@ def assemble(job: Job) -> Assembly:
     source = cast("Source", _open("tokenmill.sources", job.source, "source"))
     tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
     view = _open_view(job, tokenizer)
-    decoder = _open_decoder(job)
+    _check_kinds(view, tokenizer)
+    decoder = _open_decoder(job, view)
     spec = tokenizer.spec(view.shape)
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
@@ -84,9 +86,34 @@ def _open_view(job: Job, tokenizer: Tokenizer) -> View:
     return open_view(options.pop("kind"), options)
 
 
-def _open_decoder(job: Job) -> Decoder:
-    config = job.decoder or OperatorConfig("image")
-    limits = DecodeLimits(job.limits.max_asset_bytes, job.limits.max_pixels)
+def _check_kinds(view: View, tokenizer: Tokenizer) -> None:
+    if view.gives not in tokenizer.takes:
+        wanted = " or ".join(tokenizer.takes)
+        raise JobError(
+            f"gives views of kind {view.gives!r}; the tokenizer takes {wanted}", path="view.kind"
+        )
+
+
+def _open_decoder(job: Job, view: View) -> Decoder:
+    """Open the decoder of what the view reads; one for each modality where it reads several.
+
+    Only what is read counts: a new version of a video library is no news to a store of pictures.
+    """
+    if job.decoder is not None:
+        decoder = _limited(job, job.decoder)
+        unread = sorted(set(view.modalities) - set(decoder.modalities))
+        if unread:
+            raise JobError(f"does not decode {unread}, which the view reads", path="decoder.kind")
+        return decoder
+    decoders: dict[str, Decoder]
+    decoders = {name: _limited(job, OperatorConfig(name)) for name in view.modalities}
+    return ByModality(decoders) if len(decoders) > 1 else next(iter(decoders.values()))
+
+
+def _limited(job: Job, config: OperatorConfig) -> Decoder:
+    limits = DecodeLimits(
+        **{field.name: getattr(job.limits, field.name) for field in fields(DecodeLimits)}
+    )
     decoder = open_decoder(config.kind, **config.options)
     # Limits are the job's, whichever decoder it is; they decide what is refused, not what is made.
     return replace(decoder, limits=limits)  # type: ignore[type-var]  # a dataclass, as all are

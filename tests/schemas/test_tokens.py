@@ -109,7 +109,7 @@ def test_shape_and_positions_count_tokens_and_not_their_bits() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Axis("x"), "is not one of"),
+        (lambda: Axis("q"), "is not one of"),
         (lambda: Axis("h", 0), "must be positive"),
         (lambda: Stream("a", "index", ()), "vocab_sizes"),
         (lambda: Stream("a", "index", (), vocab_sizes=(4,)), "at least one axis"),

@@ -13,7 +13,14 @@ import pyarrow as pa
 
 from tokenmill.sources.opening import open_asset
 from tokenmill.sources.places import braces, glob_root, is_glob, local_path, stems
-from tokenmill.sources.rows import IMAGE_EXTENSIONS, Row, batch_of, chunks
+from tokenmill.sources.rows import (
+    MEDIA_EXTENSIONS,
+    ModalityRule,
+    Row,
+    batch_of,
+    chunks,
+    modalities_of,
+)
 from tokenmill.sources.walk import walk_local, walk_remote
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import AssetRef
@@ -26,11 +33,13 @@ class FilesSource:
 
     A key is the path below its folder (below a glob's last fixed folder); with several ``urls``
     the folder's name goes before it. ``version`` "mtime" tells changes by size and modification
-    time, or by etag on an object store; "sha256" reads every file when listing.
+    time, or by etag on an object store; "sha256" reads every file when listing. ``modality`` "auto"
+    goes by the extension, where a GIF is a picture; name one to have every file taken for that.
     """
 
     urls: tuple[str, ...]
-    extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    extensions: tuple[str, ...] = MEDIA_EXTENSIONS
+    modality: ModalityRule = "auto"
     version: Literal["mtime", "sha256"] = "mtime"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -49,7 +58,8 @@ class FilesSource:
             JobError: a folder is not there or cannot be read, or a glob matches nothing.
         """
         for rows in chunks(self._rows()):
-            yield batch_of(rows, schema=self.companions())
+            modalities = modalities_of((row[0] for row in rows), self.modality)
+            yield batch_of(rows, modalities=modalities, schema=self.companions())
 
     def open(self, ref: AssetRef) -> BinaryIO:
         """Open a file; see `open_asset` for what it raises."""

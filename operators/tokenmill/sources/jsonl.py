@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tokenmill.sources.opening import open_asset
 from tokenmill.sources.places import expand, open_file, size_and_version, stems
-from tokenmill.sources.rows import batch_of, chunks
+from tokenmill.sources.rows import ModalityRule, batch_of, chunks, modalities_of
 from tokenmill.sources.tables import Names, folder_of, rows_of
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import AssetRef
@@ -29,7 +29,8 @@ class JsonlSource:
 
     ``columns`` are carried into the store. Their types are those that ``types`` declares, and else
     inferred from all lines: whole and broken numbers together are ``float``, lists and objects are
-    kept as JSON text, a field that is always null is ``string``.
+    kept as JSON text, a field that is always null is ``string``. ``modality`` "auto" goes by the
+    extension of the uri.
     """
 
     urls: tuple[str, ...]
@@ -40,6 +41,7 @@ class JsonlSource:
     columns: tuple[str, ...] = ()
     types: dict[str, TypeName] = field(default_factory=dict)
     base: str = ""
+    modality: ModalityRule = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
     def companions(self) -> pa.Schema:
@@ -72,7 +74,8 @@ class JsonlSource:
                 values = [value for _, value in chunk]
                 rows = rows_of(values, names, base=base, default_keys=keys)
                 arrays = [_array(url, chunk, column) for column in schema]
-                yield batch_of(rows, arrays, schema=schema)
+                modalities = modalities_of((row[1] for row in rows), self.modality)
+                yield batch_of(rows, arrays, modalities=modalities, schema=schema)
 
     def open(self, ref: AssetRef) -> BinaryIO:
         """Open the file that a line named; see `open_asset` for what it raises."""

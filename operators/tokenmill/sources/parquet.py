@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tokenmill.sources.opening import as_asset_errors, failure, open_asset
 from tokenmill.sources.places import expand, open_file, size_and_version, stems
-from tokenmill.sources.rows import BATCH_ROWS, Row, batch_of
+from tokenmill.sources.rows import BATCH_ROWS, ModalityRule, Row, batch_of, modalities_of
 from tokenmill.sources.tables import Names, folder_of, rows_of
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import AssetRef
@@ -33,7 +33,8 @@ class ParquetSource:
 
     ``bytes`` names a binary column that holds the assets (``image.bytes`` reaches into a struct,
     as Hugging Face datasets have it); without it ``uri`` names where they lie. ``size`` and
-    ``version`` name columns that spare a look at each file.
+    ``version`` name columns that spare a look at each file. ``modality`` "auto" goes by the
+    extension of the uri, or of the key where the bytes lie in the table.
     """
 
     urls: tuple[str, ...]
@@ -44,6 +45,7 @@ class ParquetSource:
     version: str = ""
     columns: tuple[str, ...] = ()
     base: str = ""
+    modality: ModalityRule = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
     def companions(self) -> pa.Schema:
@@ -107,7 +109,11 @@ class ParquetSource:
                 rows = rows_of(values, names, base=self.base or folder_of(url), default_keys=keys)
                 if self.bytes:
                     rows = [_in_table(row, url, first + i, version) for i, row in enumerate(rows)]
-                yield batch_of(rows, _cast(batch, schema, url), schema=schema)
+                # Bytes in a table have no name of their own but, with luck, their key.
+                named = (key if self.bytes else uri for key, uri, *_ in rows)
+                modalities = modalities_of(named, self.modality)
+                columns = _cast(batch, schema, url)
+                yield batch_of(rows, columns, modalities=modalities, schema=schema)
                 first += batch.num_rows
 
 

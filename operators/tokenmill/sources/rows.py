@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pyarrow as pa
 
-from tokenmill_schemas.asset import listing_schema
+from tokenmill_schemas.asset import EXTENSIONS, Modality, listing_schema, modality_of
 
 T = TypeVar("T")
 BATCH_ROWS = 8192
-IMAGE_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif"),
-    *(".tif", ".tiff", ".bmp", ".jp2", ".j2k", ".jpx"),
-)
+MEDIA_EXTENSIONS = tuple(extension for known in EXTENSIONS.values() for extension in known)
+#: How a source tells the modality of its assets: by their names' extensions, or all alike.
+ModalityRule = Literal["auto", "image", "video", "shape"]
 
 #: key, uri, locator, size_bytes, version
 Row = tuple[str, str, str, int, str]
@@ -28,8 +27,17 @@ def chunks(items: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:
         yield chunk
 
 
+def modalities_of(names: Iterable[str], rule: ModalityRule) -> list[Modality]:
+    """Return the modality of each asset by its file's name, or what the rule says."""
+    return [modality_of(name) if rule == "auto" else rule for name in names]
+
+
 def batch_of(
-    rows: list[Row], companions: Iterable[pa.Array] = (), *, schema: pa.Schema
+    rows: list[Row],
+    companions: Iterable[pa.Array] = (),
+    *,
+    modalities: list[Modality],
+    schema: pa.Schema,
 ) -> pa.RecordBatch:
     """Return the listing batch of ``rows``; ``companions`` are the columns of ``schema``."""
     keys, uris, locators, sizes, versions = zip(*rows, strict=True)
@@ -37,7 +45,7 @@ def batch_of(
         pa.array(keys, pa.string()),
         pa.array(uris, pa.string()),
         pa.array(locators, pa.string()),
-        pa.repeat(pa.scalar("image", pa.string()), len(rows)),
+        pa.array(modalities, pa.string()),
         pa.array(sizes, pa.int64()),
         pa.array(versions, pa.string()),
     ]

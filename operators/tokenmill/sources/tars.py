@@ -19,7 +19,14 @@ import pyarrow as pa
 from tokenmill.sources.jsonl import TYPES, TypeName, text_of
 from tokenmill.sources.opening import failure, open_asset
 from tokenmill.sources.places import expand, open_file, printable, size_and_version, stems
-from tokenmill.sources.rows import IMAGE_EXTENSIONS, Row, batch_of, chunks
+from tokenmill.sources.rows import (
+    MEDIA_EXTENSIONS,
+    ModalityRule,
+    Row,
+    batch_of,
+    chunks,
+    modalities_of,
+)
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import AssetRef
 from tokenmill_schemas.errors import JobError, Reason
@@ -40,7 +47,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class TarsSource:
-    """Images of WebDataset tars; ``urls`` may have braces (``{000..123}``) and globs.
+    """Media of WebDataset tars; ``urls`` may have braces (``{000..123}``) and globs.
 
     ``columns`` are companions: ``caption`` is the text of the ``.txt`` member, ``label`` the number
     of the ``.cls`` member, any other name a field of the ``.json`` member, which also stands in
@@ -50,7 +57,8 @@ class TarsSource:
     """
 
     urls: tuple[str, ...]
-    extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    extensions: tuple[str, ...] = MEDIA_EXTENSIONS
+    modality: ModalityRule = "auto"
     columns: tuple[str, ...] = ()
     types: dict[str, TypeName] = field(default_factory=dict)
     strict: bool = False
@@ -62,7 +70,7 @@ class TarsSource:
         return pa.schema([pa.field(n, TYPES[types.get(n, "string")]) for n in self.columns])
 
     def list(self) -> Iterator[pa.RecordBatch]:
-        """Yield the images in the order of the archives and of their members.
+        """Yield the assets in the order of the archives and of their members.
 
         Raises:
             JobError: an archive is missing or compressed, or broken while ``strict``.
@@ -70,13 +78,15 @@ class TarsSource:
         schema = self.companions()
         for chunk in chunks(self._rows()):
             arrays = [
-                pa.array([_typed(values.get(c.name), c.type) for _, values in chunk], c.type)
+                pa.array([_typed(values.get(c.name), c.type) for _, _, values in chunk], c.type)
                 for c in schema
             ]
-            yield batch_of([row for row, _ in chunk], arrays, schema=schema)
+            modalities = modalities_of((name for _, name, _ in chunk), self.modality)
+            rows = [row for row, _, _ in chunk]
+            yield batch_of(rows, arrays, modalities=modalities, schema=schema)
 
     def open(self, ref: AssetRef) -> BinaryIO:
-        """Open an image's bytes.
+        """Open an asset's bytes.
 
         Raises:
             AssetError: the archive is gone or unreadable, or ``ref`` is a broken tail.
@@ -87,25 +97,25 @@ class TarsSource:
             raise failure(ref, Reason.TRUNCATED, text)
         return open_asset(ref, self.options)
 
-    def _rows(self) -> Iterator[tuple[Row, dict[str, Any]]]:
+    def _rows(self) -> Iterator[tuple[Row, str, dict[str, Any]]]:
         urls = expand(self.urls, self.options)
         for url, stem in zip(urls, stems(urls), strict=True):
             yield from self._archive(url, stem)
 
-    def _archive(self, url: str, stem: str) -> Iterator[tuple[Row, dict[str, Any]]]:
+    def _archive(self, url: str, stem: str) -> Iterator[tuple[Row, str, dict[str, Any]]]:
         size, version = size_and_version(url, self.options)
         with open_file(url, self.options) as stream:
             scan = Scan(stream, size)
             for key, group in itertools.groupby(scan.members(), key=lambda m: m.key):
                 members = list(group)
-                image = _image(members, self.extensions)
-                if image is None:
+                media = _media(members, self.extensions)
+                if media is None:
                     continue
-                locator = f"bytes={image.start}-{image.stop}"
-                row = (f"{stem}/{key}", url, locator, image.stop - image.start, version)
-                yield row, scan.companions(members) if self.columns else {}
+                locator = f"bytes={media.start}-{media.stop}"
+                row = (f"{stem}/{key}", url, locator, media.stop - media.start, version)
+                yield row, f".{media.extension}", scan.companions(members) if self.columns else {}
             if scan.broken_at != NO_MEMBER:
-                yield self._tail(url, stem, version, scan), {}
+                yield self._tail(url, stem, version, scan), "", {}
 
     def _tail(self, url: str, stem: str, version: str, scan: Scan) -> Row:
         at = scan.broken_at
@@ -181,7 +191,7 @@ def _member(info: tarfile.TarInfo) -> Member:
     return Member(folder + slash + stem, extension.lower(), start, start + info.size)
 
 
-def _image(members: list[Member], extensions: tuple[str, ...]) -> Member | None:
+def _media(members: list[Member], extensions: tuple[str, ...]) -> Member | None:
     suffixes = tuple(e.lower() for e in extensions)
     return next((m for m in members if f".{m.extension}".endswith(suffixes)), None)
 

@@ -41,8 +41,6 @@ class LlamaGenConfig:
     ch: int = 128
     num_res_blocks: int = 2
 
-    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
-
     def __post_init__(self) -> None:
         if self.ch % 32 or self.ch < 32:
             raise ValueError(f"ch must be a multiple of 32 (group normalisation), got {self.ch}")
@@ -83,6 +81,8 @@ class LlamaGen:
     config: dict[str, Any] = field(default_factory=dict)
     dtype: Dtype = "float32"
     ema: bool = False
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         _ = self.architecture  # an unknown key is an error at once, not when an actor loads

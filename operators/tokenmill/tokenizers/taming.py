@@ -65,8 +65,6 @@ class TamingConfig:
     in_channels: int = 3
     out_ch: int = 3
 
-    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
-
     def __post_init__(self) -> None:
         if self.ch % 32 or self.ch < 32:
             raise ValueError(f"ch must be a multiple of 32 (group normalisation), got {self.ch}")
@@ -139,6 +137,8 @@ class Taming:
     latent_dtype: Dtype = "float32"
     scale: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()
+
+    takes: ClassVar[tuple[ViewKind, ...]] = ("image",)
 
     def __post_init__(self) -> None:
         width = self.architecture.embed_dim

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokenmill.views.base import Pixels
+from tokenmill.views.base import Array
 
-#: Bytes that a view costs on the device as the network's float32 input, per uint8 of its pixels.
+#: Bytes that a view costs on the device as the network's float32 input, per byte of its data.
 FLOAT_BYTES = 4
 
 
@@ -15,7 +15,7 @@ class Batch:
     """Views of equal shape; ``places`` says for each which (asset row, view) of the unit it is."""
 
     places: tuple[tuple[int, int], ...]
-    pixels: tuple[Pixels, ...]
+    views: tuple[Array, ...]
 
 
 @dataclass(slots=True)
@@ -23,26 +23,32 @@ class Batcher:
     """Collects views by shape until a batch is full.
 
     A batch holds at most ``size`` views and ``budget_bytes`` of network input, and at least one.
+    All that is held together stays near that budget, however many shapes there are: beyond it the
+    batch begun first goes as it is.
     """
 
     size: int
     budget_bytes: int
-    _held: dict[tuple[int, ...], tuple[list[tuple[int, int]], list[Pixels]]] = field(
+    _held: dict[tuple[int, ...], tuple[list[tuple[int, int]], list[Array]]] = field(
         default_factory=dict
     )
+    _bytes: int = 0
 
-    def add(self, place: tuple[int, int], pixels: Pixels) -> Batch | None:
-        """Take one view; returns the batch that it completes."""
-        places, held = self._held.setdefault(pixels.shape, ([], []))
+    def add(self, place: tuple[int, int], view: Array) -> Batch | None:
+        """Take one view; returns the batch that it completes, or that has to make room."""
+        places, held = self._held.setdefault(view.shape, ([], []))
         places.append(place)
-        held.append(pixels)
-        if len(held) < max(1, min(self.size, self.budget_bytes // (pixels.nbytes * FLOAT_BYTES))):
-            return None
-        del self._held[pixels.shape]
+        held.append(view)
+        self._bytes += view.nbytes
+        if len(held) >= max(1, min(self.size, self.budget_bytes // (view.nbytes * FLOAT_BYTES))):
+            return self._give(view.shape)
+        return self._give(next(iter(self._held))) if self._bytes > self.budget_bytes else None
+
+    def _give(self, shape: tuple[int, ...]) -> Batch:
+        places, held = self._held.pop(shape)
+        self._bytes -= sum(view.nbytes for view in held)
         return Batch(tuple(places), tuple(held))
 
     def rest(self) -> list[Batch]:
         """Return the batches that are not full, in the order in which they were begun."""
-        held = [Batch(tuple(places), tuple(pixels)) for places, pixels in self._held.values()]
-        self._held.clear()
-        return held
+        return [self._give(shape) for shape in list(self._held)]

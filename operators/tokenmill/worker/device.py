@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tokenmill.tokenizers.base import Encoder, Pixels, Tokens
-from tokenmill_schemas.errors import TokenmillError
+from tokenmill.tokenizers.base import Array, Encoder, EncoderStream, StreamingEncoder, Tokens
+from tokenmill_schemas.errors import AssetError, TokenmillError
 
 #: Batches that must fit before a size that once did not fit is tried again.
 GROW_AFTER = 64
@@ -29,6 +29,14 @@ class Encoded:
     pieces: tuple[tuple[int, Tokens | Exception], ...]
     batch_s: float
     encode_s: float
+
+
+@dataclass(slots=True)
+class LongClip:
+    """A clip that reaches the device in parts; only the device's thread looks inside."""
+
+    stream: EncoderStream | None = None
+    error: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -65,23 +73,60 @@ class Device:
         self._memory = FitMemory()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenmill-encode")
 
-    def submit(self, pixels: Sequence[Pixels]) -> Future[Encoded]:
-        """Queue a batch of ``uint8[H, W, 3]`` views of one shape."""
-        return self._thread.submit(self._encode, pixels)
+    @property
+    def streams(self) -> bool:
+        """Whether the encoder takes long clips in parts."""
+        return isinstance(self.encoder, StreamingEncoder)
 
-    def _encode(self, pixels: Sequence[Pixels]) -> Encoded:
+    def submit(self, views: Sequence[Array]) -> Future[Encoded]:
+        """Queue a batch of views of one shape."""
+        return self._thread.submit(self._encode, views)
+
+    def push(self, clip: LongClip, part: Array) -> Future[Encoded]:
+        """Queue the next frames of a long clip; no tokens come of them yet."""
+        return self._thread.submit(self._push, clip, part)
+
+    def finish(self, clip: LongClip) -> Future[Encoded]:
+        """Queue the end of a long clip; its tokens are the result's only piece."""
+        return self._thread.submit(self._finish, clip)
+
+    def _push(self, clip: LongClip, part: Array) -> Encoded:
+        began = time.perf_counter()
+        if clip.error is None:
+            try:
+                if clip.stream is None and isinstance(self.encoder, StreamingEncoder):
+                    clip.stream = self.encoder.open_stream()
+                if clip.stream is not None:
+                    clip.stream.push(part)
+            except (RuntimeError, ValueError, MemoryError, AssetError) as error:
+                clip.error, clip.stream = error, None
+        return Encoded((), 0.0, time.perf_counter() - began)
+
+    def _finish(self, clip: LongClip) -> Encoded:
+        began = time.perf_counter()
+        outcome: Tokens | Exception
+        try:
+            if clip.stream is None:
+                raise clip.error or ValueError("a clip without frames")
+            outcome = _counted(clip.stream.finish(), 1)
+        except (RuntimeError, ValueError, MemoryError, AssetError) as error:
+            outcome = error
+        clip.stream = None
+        return Encoded(((1, outcome),), 0.0, time.perf_counter() - began)
+
+    def _encode(self, views: Sequence[Array]) -> Encoded:
         pieces: list[tuple[int, Tokens | Exception]] = []
         batch_s = encode_s = 0.0
-        start, size = 0, len(pixels)
-        while start < len(pixels):
-            shape = pixels[start].shape
-            size = self._memory.limit(shape, min(size, len(pixels) - start))
+        start, size = 0, len(views)
+        while start < len(views):
+            shape = views[start].shape
+            size = self._memory.limit(shape, min(size, len(views) - start))
             began = time.perf_counter()
             try:
-                inputs = self.encoder.preprocess(np.stack(pixels[start : start + size]))
+                inputs = self.encoder.preprocess(np.stack(views[start : start + size]))
                 stacked = time.perf_counter()
                 tokens = _counted(self.encoder.encode(inputs), size)
-            except (RuntimeError, ValueError, MemoryError) as error:
+            except (RuntimeError, ValueError, MemoryError, AssetError) as error:
                 if is_out_of_memory(error):
                     self._memory.ran_out(shape, size)
                 if size > 1:

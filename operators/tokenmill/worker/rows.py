@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from tokenmill.shards.columns import fixed_rows, make_batch
 from tokenmill.tokenizers.base import Tokens
-from tokenmill.worker.prepare import Prepared
 from tokenmill.worker.statistics import TokenStatistics
 from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.asset import AssetRef
 from tokenmill_schemas.tokens import TokenSpec
 
 Place = tuple[int, int]
@@ -25,17 +25,25 @@ class Rows:
     """Collects a unit's samples; the tokens of a unit fit in memory, its pixels need not."""
 
     layout: ShardLayout
-    _assets: dict[int, Prepared] = field(default_factory=dict)
+    _refs: dict[int, AssetRef] = field(default_factory=dict)
+    _facts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _views: dict[Place, dict[str, Any]] = field(default_factory=dict)
     _places: list[Place] = field(default_factory=list)
     _tokens: list[Tokens] = field(default_factory=list)
 
-    def add_asset(self, row: int, prepared: Prepared) -> None:
-        """Remember an asset's facts; ``prepared`` has its views without their pixels."""
-        self._assets[row] = prepared
+    def add_view(self, place: Place, coordinates: dict[str, Any]) -> None:
+        """Remember where a view lies in its asset."""
+        self._views[place] = coordinates
+
+    def add_asset(self, row: int, ref: AssetRef, facts: dict[str, Any]) -> None:
+        """Take an asset that was read to its end; the views of all others give no rows."""
+        self._refs[row] = ref
+        self._facts[row] = facts
 
     def drop_asset(self, row: int) -> None:
         """Forget an asset that turned out bad, with all views it already has."""
-        self._assets.pop(row, None)
+        self._refs.pop(row, None)
+        self._facts.pop(row, None)
 
     def add_tokens(self, places: tuple[Place, ...], tokens: Tokens) -> None:
         """Take one array ``[len(places), ...]`` per stream."""
@@ -57,7 +65,7 @@ class Rows:
         return statistics
 
     def _order(self) -> npt.NDArray[np.int64]:
-        kept = [i for i, place in enumerate(self._places) if place[0] in self._assets]
+        kept = [i for i, place in enumerate(self._places) if place[0] in self._refs]
         return np.array(sorted(kept, key=self._places.__getitem__), dtype=np.int64)
 
     def _stream(self, name: str, order: npt.NDArray[np.int64]) -> Any:
@@ -72,20 +80,14 @@ class Rows:
         columns |= {name: [] for name in self.layout.extras.names}
         for values in self._values(places):
             for name, column in columns.items():
-                column.append(values[name])
+                column.append(values.get(name))
         return columns
 
     def _values(self, places: list[Place]) -> Iterator[dict[str, Any]]:
         for row, view in places:
-            prepared = self._assets[row]
-            key = prepared.ref.key
-            own = {"sample_id": f"{key}#{view}", "asset_key": key}
-            yield {
-                **prepared.ref.columns,
-                **prepared.facts,
-                **prepared.views[view].coordinates,
-                **own,
-            }
+            ref = self._refs[row]
+            own = {"sample_id": f"{ref.key}#{view}", "asset_key": ref.key}
+            yield {**ref.columns, **self._facts[row], **self._views[row, view], **own}
 
 
 def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 
 from tokenmill.store.plans import read_unit
-from tokenmill.views.base import ViewOf
+from tokenmill.views.base import Array
 from tokenmill.worker.batching import Batch, Batcher
-from tokenmill.worker.device import Device, Encoded, Shape
-from tokenmill.worker.prepare import Preparation, Prepared, rejection
+from tokenmill.worker.control import control_view
+from tokenmill.worker.device import Device, Encoded, LongClip
+from tokenmill.worker.pieces import Piece
+from tokenmill.worker.prepare import Incoming, Preparation, rejection
 from tokenmill.worker.publish import Written, write_shard
-from tokenmill.worker.rows import Rows, count_tokens
+from tokenmill.worker.rows import Place, Rows, count_tokens
 from tokenmill.worker.spec import UnitTask, WorkerSpec
 from tokenmill.worker.statistics import TokenStatistics
 from tokenmill_schemas.asset import AssetRef, refs_of
@@ -26,8 +28,6 @@ from tokenmill_schemas.snapshot import Receipt, Reject
 
 #: Batches of one unit that wait for the device; more would only hold pixels in memory.
 QUEUED_BATCHES = 2
-#: A view without pixels, which keeps its coordinates alone once the device has seen it.
-NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(slots=True)
@@ -37,12 +37,14 @@ class UnitRun:
     spec: WorkerSpec
     task: UnitTask
     rows: Rows
+    device: Device
+    batcher: Batcher
     rejects: dict[int, Reject] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queued: deque[tuple[Batch, Future[Encoded]]] = field(default_factory=deque)
     refs: list[AssetRef] = field(default_factory=list)
     encoded: int = 0
-    failure: tuple[Exception, Shape] | None = None
+    failure: tuple[Exception, Array] | None = None
 
     def spend(self, seconds: Mapping[str, float]) -> None:
         """Add thread-seconds to hops."""
@@ -59,16 +61,15 @@ def run_unit(
         TransientError: storage failed for a passing reason; the unit may be tried again.
         TokenmillError: nothing of the unit could be encoded, nor can anything else.
     """
-    run = UnitRun(spec, task, Rows(spec.layout))
-    run.refs = _read_refs(spec, task, run)
     batcher = Batcher(spec.batch_size, spec.limits.batch_bytes)
+    run = UnitRun(spec, task, Rows(spec.layout), device, batcher)
+    run.refs = _read_refs(spec, task, run)
     numbers = [row for row in _window(task, len(run.refs)) if row not in run.rejects]
-    prepared = preparation.run(run.refs[row] for row in numbers)
-    for row, asset in zip(numbers, prepared, strict=True):
-        for batch in _take(run, row, asset, batcher=batcher):
-            _submit(run, device, batch)
+    with closing(preparation.run(run.refs[row] for row in numbers)) as assets:
+        for row, asset in zip(numbers, assets, strict=True):
+            _take(run, row, asset)
     for batch in batcher.rest():
-        _submit(run, device, batch)
+        _submit(run, batch)
     while run.queued:
         _collect(run)
     if task.window:
@@ -78,14 +79,13 @@ def run_unit(
     return _publish(run)
 
 
-def _check_encoder(device: Device, error: Exception, shape: Shape) -> None:
-    """Encode a grey view, to tell bad pictures from an encoder that fails on every picture.
+def _check_encoder(device: Device, error: Exception, view: Array) -> None:
+    """Encode a plain view, to tell bad assets from an encoder that fails on everything.
 
     Raises:
         TokenmillError: it fails on this one too.
     """
-    grey = np.full(shape, 128, np.uint8)
-    result = device.submit([grey]).result()
+    result = device.submit([control_view(view)]).result()
     if any(isinstance(outcome, Exception) for _, outcome in result.pieces):
         raise TokenmillError(f"no batch of the unit could be encoded: {error}") from error
 
@@ -105,24 +105,45 @@ def _window(task: UnitTask, rows: int) -> range:
     return range(*task.window) if task.window else range(rows)
 
 
-def _take(run: UnitRun, row: int, asset: Prepared, *, batcher: Batcher) -> Iterator[Batch]:
-    """Note one prepared asset; yields the batches that its views complete."""
-    run.spend(asset.seconds)
-    if asset.reject is not None:
-        run.rejects[row] = asset.reject
-        return
-    bare = tuple(ViewOf(NO_PIXELS, view.coordinates) for view in asset.views)
-    run.rows.add_asset(row, replace(asset, views=bare))
-    for index, view in enumerate(asset.views):
-        batch = batcher.add((row, index), view.data)
-        if batch is not None:
-            yield batch
+def _take(run: UnitRun, row: int, asset: Incoming) -> None:
+    """Hand one asset's views to the device as they come; then note how reading it ended."""
+    clip: LongClip | None = None
+    for piece in asset:
+        place = row, piece.index
+        if piece.coordinates is not None:
+            run.rows.add_view(place, piece.coordinates)
+        if piece.data is not None and piece.coordinates is not None:
+            batch = run.batcher.add(place, piece.data)
+            if batch is not None:
+                _submit(run, batch)
+        else:
+            clip = _stream(run, place, piece, clip=clip)
+    outcome = asset.outcome
+    run.spend(outcome.seconds)
+    if outcome.reject is not None:
+        _reject(run, row, outcome.reject)
+    elif row not in run.rejects:
+        run.rows.add_asset(row, asset.ref, outcome.facts)
 
 
-def _submit(run: UnitRun, device: Device, batch: Batch) -> None:
-    if len(run.queued) >= QUEUED_BATCHES:
+def _stream(run: UnitRun, place: Place, piece: Piece, *, clip: LongClip | None) -> LongClip | None:
+    """Hand a part of a long clip to the device; at its end wait for its tokens like for a batch."""
+    clip = clip or LongClip()
+    if piece.data is not None:
+        _queue(run, Batch((), ()), run.device.push(clip, piece.data))
+        return clip
+    _queue(run, Batch((place,), ()), run.device.finish(clip))
+    return None
+
+
+def _submit(run: UnitRun, batch: Batch) -> None:
+    _queue(run, batch, run.device.submit(batch.views))
+
+
+def _queue(run: UnitRun, batch: Batch, future: Future[Encoded]) -> None:
+    run.queued.append((batch, future))
+    if len(run.queued) > QUEUED_BATCHES:
         _collect(run)
-    run.queued.append((batch, device.submit(batch.pixels)))
 
 
 def _collect(run: UnitRun) -> None:
@@ -133,19 +154,26 @@ def _collect(run: UnitRun) -> None:
     start = 0
     for count, outcome in result.pieces:
         places = batch.places[start : start + count]
-        start += count
         if isinstance(outcome, Exception):
-            run.failure = outcome, batch.pixels[0].shape
+            if batch.views and not isinstance(outcome, AssetError):
+                run.failure = outcome, batch.views[start]
             _reject_encode(run, places[0][0], outcome)
         else:
             run.rows.add_tokens(places, outcome)
             run.encoded += count
+        start += count
 
 
 def _reject_encode(run: UnitRun, row: int, error: Exception) -> None:
-    message = f"{type(error).__name__}: {error}"
-    reason = AssetError(Reason.ENCODE_FAILED, message, stage="encode")
-    run.rejects[row] = rejection(run.refs[row], reason)
+    reason = error
+    if not isinstance(reason, AssetError):
+        reason = AssetError(Reason.ENCODE_FAILED, f"{type(error).__name__}: {error}")
+    reason.stage = reason.stage or "encode"
+    _reject(run, row, rejection(run.refs[row], reason))
+
+
+def _reject(run: UnitRun, row: int, reject: Reject) -> None:
+    run.rejects.setdefault(row, reject)
     run.rows.drop_asset(row)
 
 

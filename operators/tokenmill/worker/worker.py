@@ -30,7 +30,9 @@ class Worker:
         self._decoders = Crew(spec.cluster.decode_threads, "tokenmill-decode")
         fetchers = spec.cluster.fetch_threads
         self._fetchers = Crew(fetchers, "tokenmill-fetch") if fetchers else None
-        self._preparation = Preparation(spec, self._decoders, self._fetchers)
+        self._preparation = Preparation(
+            spec, self._decoders, self._fetchers, streams=self._device.streams
+        )
 
     def run(self, task: UnitTask) -> Receipt | None:
         """Run one unit, or a trial of some of its rows.

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokenmill.decoders.base import Picture
-from tokenmill.plugins import kinds
+from tokenmill.plugins import find, kinds
 from tokenmill.testing.views import check_view
 from tokenmill.views import open_view
 from tokenmill.views.aspect_buckets import AspectBuckets, bucket, lost, nearest
+from tokenmill.views.draws import Draws
 from tokenmill.views.native import native_size
-from tokenmill.views.random_crops import Draws, RandomCrops
+from tokenmill.views.random_crops import RandomCrops
 from tokenmill.views.resize import Fit, Rule, apply, cut, fit, source_box
 from tokenmill_schemas.errors import AssetError, JobError, Reason
 
@@ -49,7 +50,14 @@ def noise(width: int, height: int) -> Picture:
     return Picture(Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)), {})
 
 
-@pytest.mark.parametrize("kind", kinds("tokenmill.views"))
+def image_kinds() -> list[str]:
+    """Return the kinds of views that read pictures and nothing else."""
+    package = "tokenmill.views"
+    found = {kind: find(package, kind, path="").modalities for kind in kinds(package)}
+    return [kind for kind, modalities in found.items() if modalities == ("image",)]
+
+
+@pytest.mark.parametrize("kind", image_kinds())
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (640, 480), (64, 64), (33, 300)])
 def test_every_kind_keeps_the_contract(kind: str, size: tuple[int, int]) -> None:
     """Pickling, determinism, sizes, boxes and columns hold for every kind that is found."""
@@ -331,5 +339,5 @@ def test_opencv_bilinear_keeps_flat_pictures_flat() -> None:
 
 def test_views_pickle_small() -> None:
     """A description is what crosses processes, so it is bytes, not pictures."""
-    for kind in kinds("tokenmill.views"):
+    for kind in image_kinds():
         assert len(pickle.dumps(open_view(kind))) < 1000

@@ -115,10 +115,10 @@ def test_batches_hold_one_shape_within_both_limits(
     batches += batcher.rest()
     assert sorted(p for b in batches for p in b.places) == [(r, 0) for r in range(len(shapes))]
     for batch in batches:
-        assert len({view.shape for view in batch.pixels}) == 1
-        assert [int(view[0, 0, 0]) for view in batch.pixels] == [row for row, _ in batch.places]
+        assert len({view.shape for view in batch.views}) == 1
+        assert [int(view[0, 0, 0]) for view in batch.views] == [row for row, _ in batch.places]
         assert list(batch.places) == sorted(batch.places)
-        cost = sum(view.nbytes for view in batch.pixels) * 4
+        cost = sum(view.nbytes for view in batch.views) * 4
         assert len(batch.places) <= size
         assert cost <= budget or len(batch.places) == 1
     assert batcher.rest() == []
