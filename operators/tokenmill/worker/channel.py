@@ -29,9 +29,9 @@ class AbandonedError(Exception):
 class Channel(Generic[T]):
     """A queue of one writer and one reader, bounded by the bytes of what it holds."""
 
-    def __init__(self, weigh: Callable[[T], int], *, ahead_bytes: int = AHEAD_BYTES) -> None:
+    def __init__(self, weigh: Callable[[T], int], *, ahead_bytes: int = 0) -> None:
         self._weigh = weigh
-        self._ahead_bytes = ahead_bytes
+        self._ahead_bytes = ahead_bytes or AHEAD_BYTES
         self._held: deque[T] = deque()
         self._bytes = 0
         self._open = True
