@@ -38,6 +38,7 @@ from PIL import __version__ as pillow_version
 from tokenmill.decoders.base import DecodeLimits, Picture
 from tokenmill.decoders.containers import ends_early, png_bit_depth, sniff, webp_size
 from tokenmill.decoders.modes import ModeError, to_rgb
+from tokenmill.decoders.reading import read_within
 from tokenmill_schemas.arrow import IMAGE_FACT_FIELDS
 from tokenmill_schemas.asset import AssetRef, Modality
 from tokenmill_schemas.errors import AssetError, Reason
@@ -75,7 +76,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FIRST_READ_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class ImageDecoder:
             MemoryError: the machine, not the asset, is short of memory.
         """
         try:
-            data = _read(stream, ref.size_bytes, self.limits.max_asset_bytes)
+            data = read_within(stream, ref.size_bytes, self.limits.max_asset_bytes)
             return self._decode(_known_format(data), data, ref)
         except AssetError as error:
             error.uri, error.stage = ref.uri, "decode"
@@ -168,30 +168,6 @@ class ImageDecoder:
         if size is not None and size[0] * size[1] > limit:
             claim = f"{name} claims {size[0]}x{size[1]} = {size[0] * size[1]} pixels"
             raise AssetError(Reason.TOO_MANY_PIXELS, f"{claim}; the limit is {limit}")
-
-
-def _read(stream: BinaryIO, size_bytes: int, max_bytes: int) -> bytes:
-    """Read all of ``stream``, but never more than one byte beyond ``max_bytes``."""
-    if size_bytes > max_bytes:
-        text = f"listed with {size_bytes} bytes; the limit is {max_bytes}"
-        raise AssetError(Reason.TOO_MANY_BYTES, text)
-    want = size_bytes + 1 if size_bytes >= 0 else _FIRST_READ_BYTES
-    parts: list[bytes] = []
-    total = 0
-    while total <= max_bytes:
-        try:
-            part = stream.read(min(want, max_bytes + 1 - total))
-        except OSError as error:
-            text = f"reading failed after {total} bytes: {error}"
-            raise AssetError(Reason.UNREADABLE, text) from error
-        if not part:
-            break
-        parts.append(part)
-        total += len(part)
-        want = max(total, _FIRST_READ_BYTES)
-    if total > max_bytes:
-        raise AssetError(Reason.TOO_MANY_BYTES, f"more than the limit of {max_bytes} bytes")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _known_format(data: bytes) -> str:

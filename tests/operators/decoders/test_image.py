@@ -48,7 +48,7 @@ def refused(data: bytes, **options: Any) -> AssetError:
 
 def test_the_contract_holds_for_every_kind() -> None:
     """Every decoder that is found keeps the shipped contract."""
-    assert kinds("tokenmill.decoders") == ["image"]
+    assert "image" in kinds("tokenmill.decoders")
     picture = check_decoder(open_decoder("image"), encoded(noise(), "PNG"), b"not a picture")
     assert np.array_equal(np.asarray(picture.image), np.asarray(noise()))
 
