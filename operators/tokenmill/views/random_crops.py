@@ -2,20 +2,17 @@
 
 The area is uniform in ``scale`` (as a part of the picture), the logarithm of width / height uniform
 in ``ratio``; after ten draws that do not fit comes the largest centre crop of an allowed ratio.
-Draws are raw PCG64 words seeded by sha256 of (seed, asset key), turned into numbers here: numpy
-promises the words of a bit generator for ever, its distributions only within a version. So a
-view depends on nothing but the job's seed and its own asset.
+Chance comes from `tokenmill.views.draws`: a view depends on nothing but the job's seed and its own
+asset.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -30,27 +27,12 @@ from tokenmill.views.coordinates import (
     placed,
     require_positive,
 )
+from tokenmill.views.draws import Draws
 from tokenmill.views.resize import Size, cut, owned
 from tokenmill_schemas.asset import Modality
 
 _ATTEMPTS = 10
 IntBox = tuple[int, int, int, int]
-
-
-class Draws:
-    """Uniform numbers from raw PCG64 words, the same on every machine and numpy."""
-
-    def __init__(self, seed: int, key: str) -> None:
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        self._words = np.random.PCG64(int.from_bytes(digest, "little"))
-
-    def uniform(self, low: float, high: float) -> float:
-        """Return a number in [low, high) from the upper 53 bits of one word."""
-        return low + (high - low) * ((int(self._words.random_raw()) >> 11) * 2.0**-53)
-
-    def below(self, stop: int) -> int:
-        """Return an integer in [0, stop); its bias is below stop / 2**64."""
-        return (int(self._words.random_raw()) * stop) >> 64
 
 
 @dataclass(frozen=True, slots=True)
