@@ -1,0 +1,293 @@
+"""One pass over a video stream: packets to frames, timestamps that rise, damage that is told.
+
+What FFmpeg's own loop would hide is made explicit here:
+
+- packets without a byte (Theora's and VP8's "show the last picture again") give no frame, and are
+  kept from the decoder, which would take them for the end;
+- what cannot be decoded before the first frame (a broadcast that starts between two key frames) is
+  left out, as players do;
+- a packet that fails later, or a frame that the decoder had to patch, is damage: of the last
+  packet it is called ``truncated``, of any other ``corrupt``.
+
+A pass uses one thread: what a damaged stream gives depends on how it is spread over threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from fractions import Fraction
+from types import TracebackType
+from typing import BinaryIO
+
+import av
+from av.codec.context import CodecContext
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from tokenmill.decoders.video_containers import Container
+from tokenmill_schemas.errors import AssetError, Reason
+
+_BUFFER_BYTES = 2**18
+#: How much FFmpeg may read ahead to learn what the streams are (its own defaults, held fast), and
+#: that it may open nothing else.
+_OPEN = {"probesize": "5000000", "analyzeduration": "5000000", "protocol_whitelist": "none"}
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+#: The native decoders of VP8 and VP9 leave alpha out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_MAX_PTS = 2**60
+_JUMP_S = 1
+_DEFAULT_RATE = 25
+#: More packets than any decoder holds back.
+_REMEMBERED = 128
+
+
+class Source:
+    """A stream as FFmpeg reads it: without a name, and keeping what goes wrong for us.
+
+    An exception inside FFmpeg's callback would surface in whatever call fails next.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._error = self._error or error
+        return True
+
+    def read(self, count: int) -> bytes:
+        """Return up to ``count`` bytes; none after a failure."""
+        data = b""
+        if self._error is None:
+            with self:
+                data = self._stream.read(count)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Return the new place, or -1 where there is no such place."""
+        if whence == 0 and offset < 0:
+            return -1
+        with self:
+            return self._stream.seek(offset, whence)
+        return -1
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._stream.tell()
+
+    def check(self) -> None:
+        """Raise what the stream raised.
+
+        Raises:
+            AssetError: ``unreadable``.
+        """
+        error, self._error = self._error, None
+        if isinstance(error, OSError):
+            raise AssetError(Reason.UNREADABLE, f"reading failed: {error}") from error
+        if error is not None:
+            raise error
+
+
+class Timeline:
+    """Makes presentation timestamps rise strictly.
+
+    One that is missing follows the last by a frame's duration. One that does not rise is put one
+    tick behind the last; if it lies more than a second back, a new stretch of time begins (joined
+    recordings) and everything from there is moved behind what came before.
+    """
+
+    def __init__(self, rate: Fraction | None, time_base: Fraction) -> None:
+        self._step = max(1, round(1 / ((rate or _DEFAULT_RATE) * time_base)))
+        self._jump = _JUMP_S / time_base
+        self._last: int | None = None
+        self._duration = 0
+        self._shift = 0
+
+    def place(self, pts: int | None, duration: int = 0) -> int:
+        """Return the timestamp of the next frame, whose own are ``pts`` and ``duration``."""
+        last, step = self._last, self._duration or self._step
+        known = pts if pts is not None and abs(pts) < _MAX_PTS else None
+        if last is None:
+            placed = known or 0
+        elif known is None:
+            placed = last + step
+        elif last - known - self._shift > self._jump:
+            placed = last + step
+            self._shift = placed - known
+        else:
+            placed = max(known + self._shift, last + 1)
+        self._last, self._duration = placed, max(0, duration)
+        return placed
+
+
+class Pass:
+    """An open container, one of its video streams, and that stream's decoder."""
+
+    def __init__(
+        self, container: Container, stream: BinaryIO, *, max_pixels: int, strict: bool
+    ) -> None:
+        """Open the container.
+
+        Raises:
+            AssetError: ``corrupt``, ``no_video``, ``unsupported`` or ``unreadable``.
+        """
+        self.source = Source(stream)
+        self.source.seek(0)
+        self._strict = strict
+        self._count = self._number = 0
+        self._recent: deque[int | None] = deque(maxlen=_REMEMBERED)
+        self._early = ""
+        self._early_reason = Reason.CORRUPT
+        self.container = _opened(container, self.source, max_pixels)
+        try:
+            self.stream = _video_stream(self.container)
+            self._decoder = _decoder(self.stream, max_pixels)
+        except AssetError:
+            self.container.close()
+            raise
+
+    def close(self) -> None:
+        """Free the container and its decoder."""
+        self.container.close()
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """Yield what is decoded, in order of presentation.
+
+        Raises:
+            AssetError: ``truncated``, ``corrupt``, ``no_video`` (not one frame), ``unreadable``.
+        """
+        with closing(_with_last(self._packets())) as packets:
+            for packet, is_last in packets:
+                self.source.check()
+                yield from self._decoded(packet, is_last=is_last)
+        yield from self._decoded(None, is_last=True)
+        if not self._count:
+            if self._early:
+                raise AssetError(self._early_reason, f"no frame: {self._early}")
+            raise AssetError(Reason.NO_VIDEO, "its video stream holds no frame")
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        failed = ""
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    self._number += 1
+                    yield packet
+        except FFmpegError as error:
+            failed = error.strerror or type(error).__name__
+        self.source.check()
+        if failed:
+            self._damage(Reason.CORRUPT, f"reading ends after packet {self._number}: {failed}")
+
+    def _decoded(
+        self, packet: Packet[VideoStream] | None, *, is_last: bool
+    ) -> Iterator[VideoFrame]:
+        where = "the last packet" if is_last else f"packet {self._count} or so"
+        reason = Reason.TRUNCATED if is_last else Reason.CORRUPT
+        if packet is not None:
+            self._recent.append(packet.dts)
+            if packet.is_corrupt and is_last:
+                self._damage(reason, "the last packet breaks off")
+        try:
+            frames = self._decoder.decode(packet)
+        except EOFError:
+            return
+        except FFmpegError as error:
+            self._damage(reason, f"{where} is not decoded: {error.strerror}")
+            return
+        for frame in frames:
+            if frame.is_corrupt:
+                last = is_last and self._recent and frame.dts == self._recent[-1]
+                text = f"frame {self._count} is damaged"
+                self._damage(Reason.TRUNCATED if last else Reason.CORRUPT, text)
+            self._count += 1
+            yield frame
+
+    def _damage(self, reason: Reason, text: str) -> None:
+        if not self._count:
+            self._early, self._early_reason = self._early or text, reason
+        elif self._strict:
+            raise AssetError(reason, text)
+
+
+def _with_last(
+    packets: Iterator[Packet[VideoStream]],
+) -> Generator[tuple[Packet[VideoStream], bool]]:
+    """Yield each packet and whether it is the last."""
+    held = next(packets, None)
+    for packet in packets:
+        if held is not None:
+            yield held, False
+        held = packet
+    if held is not None:
+        yield held, True
+
+
+def _opened(container: Container, source: Source, max_pixels: int) -> InputContainer:
+    try:
+        opened = av.open(
+            source,
+            "r",
+            format=container.demuxer,
+            options={**_OPEN, "max_pixels": str(max_pixels), "threads": "1"},
+            metadata_errors="replace",
+            buffer_size=_BUFFER_BYTES,
+        )
+    except FFmpegError as error:
+        source.check()
+        raise AssetError(Reason.CORRUPT, f"{container.name}: {error.strerror}") from error
+    source.check()
+    return opened
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    """Return the default, else the largest, else the first stream that is no cover picture."""
+    streams = [s for s in container.streams.video if not s.disposition & _PICTURES]
+    if not streams:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise AssetError(Reason.NO_VIDEO, f"no video stream, only {kinds}")
+    return max(streams, key=lambda s: (_is_default(s), _pixels(s), -s.index))
+
+
+def _is_default(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.default)
+
+
+def _pixels(stream: VideoStream) -> int:
+    context = stream.codec_context
+    return context.width * context.height if context is not None else 0
+
+
+def _decoder(stream: VideoStream, max_pixels: int) -> VideoCodecContext:
+    context = stream.codec_context
+    if context is None:
+        raise AssetError(Reason.UNSUPPORTED, "a video codec that FFmpeg does not decode here")
+    if context.codec_tag == "encv":
+        raise AssetError(Reason.UNSUPPORTED, "encrypted video")
+    if _pixels(stream) > max_pixels:
+        claim = f"{context.width}x{context.height} = {_pixels(stream)} pixels"
+        raise AssetError(Reason.TOO_MANY_PIXELS, f"claims {claim}; the limit is {max_pixels}")
+    name = context.name
+    if stream.metadata.get("alpha_mode") == "1" and name in _ALPHA_DECODERS:
+        see_through = CodecContext.create(_ALPHA_DECODERS[name], "r")
+        if isinstance(see_through, VideoCodecContext):
+            see_through.extradata = context.extradata
+            context = see_through
+    context.thread_count = 1
+    context.options = {"max_pixels": str(max_pixels)}
+    return context
