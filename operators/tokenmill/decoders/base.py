@@ -90,7 +90,8 @@ class Video(Protocol):
     def frames(self) -> Iterator[Frame]:
         """Yield the frames in order of presentation, from the first; may be called again.
 
-        A frame is valid until the next one is asked for.
+        A frame is valid until the second one after it is asked for: whether it is the nearest to
+        some time shows only when the next one is there.
 
         Raises:
             AssetError: ``truncated`` or ``corrupt``, at the place where it turns out.

@@ -83,32 +83,51 @@ def checked_size(picture: Picture, min_side: int) -> Size:
     Raises:
         AssetError: its short side is below ``min_side`` (``too_small``).
     """
-    width, height = picture.image.size
-    if min(width, height) < min_side:
-        text = f"{width}x{height} has a side below min_side = {min_side}"
-        raise refusal(picture, Reason.TOO_SMALL, text)
-    return width, height
+    _check_side(picture.image.size, min_side, uri_of(picture.facts))
+    return picture.image.size
 
 
 def planned(picture: Picture, rule: Rule, target: Size2D, *, min_side: int) -> tuple[Fit, Size]:
     """Return how ``rule`` brings the picture to ``target`` (height, width), and its own (w, h).
 
     Raises:
+        AssetError: as `fitted` does.
+    """
+    source = picture.image.size
+    return fitted(source, rule, target, min_side=min_side, uri=uri_of(picture.facts)), source
+
+
+def fitted(source: Size, rule: Rule, target: Size2D, *, min_side: int, uri: str) -> Fit:
+    """Return how ``rule`` brings pictures of ``source`` (w, h) to ``target`` (height, width).
+
+    Raises:
         AssetError: the picture is too small (``too_small``), or so long and thin that the resized
             picture would have more than 100 million pixels (``too_many_pixels``).
     """
-    source = checked_size(picture, min_side)
+    _check_side(source, min_side, uri)
     how = fit(rule, (target[1], target[0]), source)
     for (width, height), _ in how.steps:
         if width * height > _MAX_RESIZED_PIXELS:
             text = f"{source[0]}x{source[1]} would be resized to {width}x{height} by rule {rule!r}"
-            raise refusal(picture, Reason.TOO_MANY_PIXELS, text)
-    return how, source
+            raise AssetError(Reason.TOO_MANY_PIXELS, text, uri=uri, stage="view")
+    return how
+
+
+def _check_side(source: Size, min_side: int, uri: str) -> None:
+    width, height = source
+    if min(width, height) < min_side:
+        text = f"{width}x{height} has a side below min_side = {min_side}"
+        raise AssetError(Reason.TOO_SMALL, text, uri=uri, stage="view")
+
+
+def uri_of(facts: dict[str, Any]) -> str:
+    """Return the address of media with these facts, for errors."""
+    return str(facts.get("asset.uri", ""))
 
 
 def refusal(picture: Picture, reason: Reason, text: str) -> AssetError:
     """Return the error that says why a picture cannot give a view."""
-    return AssetError(reason, text, uri=str(picture.facts.get("asset.uri", "")), stage="view")
+    return AssetError(reason, text, uri=uri_of(picture.facts), stage="view")
 
 
 def require_positive(**values: float) -> None:
