@@ -88,9 +88,11 @@ def expanded(counts: Ints, limit: int = _PAIRS) -> Iterator[tuple[Ints, Ints]]:
 def _mark(grid: Bools, corners: Floats, resolution: int) -> None:
     """Mark the cells of triangles ``float64[T, 3 corners, 3 axes]``."""
     first, last = _cell_range(corners, resolution)
+    straight = (first == last).sum(axis=1) >= 2  # told before clipping: a stub may miss a row
+    first, last = np.maximum(first, 0), np.minimum(last, resolution - 1)
     counts = last - first + 1
     inside = (counts > 0).all(axis=1)
-    straight = inside & ((counts == 1).sum(axis=1) >= 2)
+    straight &= inside
     _mark_boxes(grid, first[straight], counts[straight], resolution)
     rest = np.flatnonzero(inside & ~straight)
     if not len(rest):
@@ -107,11 +109,13 @@ def _mark(grid: Bools, corners: Floats, resolution: int) -> None:
 
 
 def _cell_range(corners: Floats, resolution: int) -> tuple[Ints, Ints]:
-    """Return the first and the last cell per axis whose closed interval meets the triangle's."""
-    last = np.floor(np.clip(corners.max(axis=1), -1, resolution))
-    first = np.ceil(np.clip(corners.min(axis=1), 0, resolution + 1)) - 1
-    low, high = np.maximum(first, 0), np.minimum(last, resolution - 1)
-    return low.astype(np.int64), high.astype(np.int64)
+    """Return the first and the last cell per axis whose closed interval meets the triangle's.
+
+    Cells go on one beyond the grid on all sides; what reaches further spans two there.
+    """
+    near = np.clip(corners, -1, resolution + 1)
+    first, last = np.ceil(near.min(axis=1)) - 1, np.floor(near.max(axis=1))
+    return first.astype(np.int64), last.astype(np.int64)
 
 
 def _mark_boxes(grid: Bools, first: Ints, counts: Ints, resolution: int) -> None:
