@@ -90,8 +90,17 @@ class ShapeLLMVqvae:
 
     @property
     def default_view(self) -> dict[str, Any]:
-        """Voxels of the surface in the authors' cube, z up."""
-        return {"kind": "voxels", "resolution": self.architecture.resolution}
+        """Cells of the surface by the authors' rule: all coordinates into one range, then z up.
+
+        They take every file for one with y up; here those that say z up stay as they are.
+        """
+        return {
+            "kind": "voxels",
+            "resolution": self.architecture.resolution,
+            "normalise": "global_range",
+            "up": "z",
+            "assume_up": "y",
+        }
 
     @property
     def can_decode(self) -> bool:

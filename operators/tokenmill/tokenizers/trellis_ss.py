@@ -110,8 +110,18 @@ class TrellisSS:
 
     @property
     def default_view(self) -> dict[str, Any]:
-        """Voxels of the surface, the longest side of the object filling the cube, z up."""
-        return {"kind": "voxels", "resolution": self.architecture.resolution}
+        """Cells of the surface, the object's longest side filling the cube, z up.
+
+        The authors prepare objects in Blender, which takes OBJ files for ones with y up; set
+        ``assume_up`` to "y" for a corpus of those.
+        """
+        resolution = self.architecture.resolution
+        return {
+            "kind": "voxels",
+            "resolution": resolution,
+            "normalise": "longest_side",
+            "up": "z",
+        }
 
     @property
     def can_decode(self) -> bool:

@@ -14,7 +14,9 @@ from tokenmill.tokenizers.checkpoints import fill_random
 from tokenmill.tokenizers.networks.sparse_structure import ResidualBlock, Upsample
 from tokenmill.tokenizers.shapellm_vqvae import OFFICIAL, ShapeLLMVqvae
 from tokenmill.tokenizers.volumes import VolumeEncoder, Volumes
+from tokenmill.views.voxels import Voxels
 from tokenmill_schemas.errors import CheckpointError, JobError
+from tokenmill_schemas.strict import build
 
 NARROW: dict[str, Any] = {
     "channels": (4, 6, 8),
@@ -217,3 +219,12 @@ def test_another_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save(_state(narrow(config=NARROW | {"channels": (4, 6)})), path)
     with pytest.raises(CheckpointError, match="keys are missing"):
         narrow(checkpoint=str(path)).load()
+
+
+def test_the_default_view_is_one_that_fits() -> None:
+    """The voxels view takes its options, and gives volumes that the tokenizer takes."""
+    options = dict(ShapeLLMVqvae().default_view)
+    assert options.pop("kind") == "voxels"
+    view = build(Voxels, options, path="view")
+    assert (view.gives,) == ShapeLLMVqvae().takes
+    assert ShapeLLMVqvae().spec(view.shape) == ShapeLLMVqvae().spec(None)

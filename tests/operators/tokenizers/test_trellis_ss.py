@@ -11,7 +11,9 @@ from tokenmill.tokenizers import open_tokenizer
 from tokenmill.tokenizers.checkpoints import fill_random
 from tokenmill.tokenizers.trellis_ss import OFFICIAL, TrellisSS
 from tokenmill.tokenizers.volumes import Volumes
+from tokenmill.views.voxels import Voxels
 from tokenmill_schemas.errors import CheckpointError, JobError
+from tokenmill_schemas.strict import build
 
 NARROW: dict[str, Any] = {
     "channels": (4, 6),
@@ -167,3 +169,12 @@ def test_whatever_can_change_a_latent_is_in_the_identity() -> None:
     assert pickle.loads(pickle.dumps(narrow())) == narrow()
     with pytest.raises(JobError, match="did you mean 'channels'"):
         open_tokenizer("trellis_ss", config={"chanels": [4]})
+
+
+def test_the_default_view_is_one_that_fits() -> None:
+    """The voxels view takes its options, and gives volumes that the tokenizer takes."""
+    options = dict(TrellisSS().default_view)
+    assert options.pop("kind") == "voxels"
+    view = build(Voxels, options, path="view")
+    assert (view.gives,) == TrellisSS().takes
+    assert TrellisSS().spec(view.shape) == TrellisSS().spec(None)
