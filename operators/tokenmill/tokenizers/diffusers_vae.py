@@ -83,7 +83,7 @@ class DiffusersVae:
         if name not in DEFAULTS:
             message = f"is {name!r}; this wraps {KL} and {DC}"
             raise JobError(message, path="tokenizer.variant")
-        return _bare(config) | {"_class_name": name}
+        return without_bookkeeping(config) | {"_class_name": name}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -95,7 +95,11 @@ class DiffusersVae:
             dtype=self.dtype,
             normalisation=HALF,
         )
-        library = {"diffusers": _version(), "slicing": False, "tiling": False}
+        library = {
+            "diffusers": diffusers_version("diffusers_vae"),
+            "slicing": False,
+            "tiling": False,
+        }
         return known | library | {"posterior": self.posterior, "latent_dtype": self.latent_dtype}
 
     @property
@@ -162,20 +166,20 @@ class DiffusersVae:
                 fill_vae,
             )
         except ImportError as error:
-            raise _lacking() from error
+            raise _lacking("diffusers_vae") from error
         import torch
 
         from tokenmill.tokenizers.images import ImageEncoder
 
         spec, config = self.spec(None), self.architecture
         with torch.device("meta"):
-            vae = build_vae(config["_class_name"], _bare(config))
+            vae = build_vae(config["_class_name"], without_bookkeeping(config))
         network = DiffusersNetwork(vae, with_logvar=self.posterior == "mean_logvar")
         fill_vae(network, self.weights.checkpoint)
         return ImageEncoder(network, spec, normalisation=HALF, dtype=self.dtype, device=device)
 
 
-def _bare(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_bookkeeping(config: Mapping[str, Any]) -> dict[str, Any]:
     """Drop diffusers' own bookkeeping (version, path), which says nothing about values."""
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
@@ -189,15 +193,20 @@ def _latent(config: Mapping[str, Any], posterior: Posterior) -> Latent:
     return Latent(posterior, (scale,), (float(config.get("shift_factor") or 0.0),))
 
 
-def _version() -> str:
+def diffusers_version(kind: str) -> str:
+    """Return the version of diffusers, without importing it.
+
+    Raises:
+        JobError: it is not installed; says that tokenizer ``kind`` needs it.
+    """
     try:
         return importlib.metadata.version("diffusers")
     except importlib.metadata.PackageNotFoundError as error:
-        raise _lacking() from error
+        raise _lacking(kind) from error
 
 
-def _lacking() -> JobError:
-    message = "diffusers_vae needs diffusers: pip install 'tokenmill[torch,diffusers]'"
+def _lacking(kind: str) -> JobError:
+    message = f"{kind} needs diffusers: pip install 'tokenmill[torch,diffusers]'"
     return JobError(message, path="tokenizer.kind")
 
 

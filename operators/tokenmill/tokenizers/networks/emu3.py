@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenmill.tokenizers.base import Pixels
+from tokenmill.tokenizers.base import Pixels, Tokens
 from tokenmill.tokenizers.checkpoints import Assigned, assign, fill_random, load_weights
-from tokenmill.tokenizers.clips import ClipEncoder
+from tokenmill.tokenizers.clip_grid import Frames
+from tokenmill.tokenizers.clips import CausalClipEncoder
 from tokenmill.tokenizers.describe import Weights, no_decoder
-from tokenmill.tokenizers.group_stream import GroupStream
 from tokenmill.tokenizers.images import ImageEncoder
 from tokenmill.tokenizers.locate import PATH, RANDOM
 from tokenmill.tokenizers.quantize import nearest_code
@@ -23,11 +23,11 @@ from tokenmill_schemas.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-#: Frames that are encoded together, always.
-GROUP = 4
+#: Clips are groups of four frames, each encoded alone.
+GROUPS = Frames(4, 4)
 IMAGE, VIDEO = "image", "video"
 #: Pixels of the frames that go through the network together: one group of 512 x 512.
-_BUDGET_PIXELS = GROUP * 512 * 512
+_BUDGET_PIXELS = 4 * 512 * 512
 
 #: From the authors' names (Emu3VisionVQModel) to those of transformers; applied in order.
 _RENAMES = (
@@ -43,12 +43,14 @@ _LINEAR = re.compile(r"\.(attn\.\d+|attn_1)\.(q_proj|k_proj|v_proj|out_proj)\.we
 
 
 class Emu3Network(nn.Module):
-    """Emu3's vision tokenizer (a `tokenmill.tokenizers.clips.ClipNetwork`).
+    """Emu3's vision tokenizer (a `tokenmill.tokenizers.clips.CausalNetwork`).
 
     Args:
         vqvae: transformers' model; only its parts are run. Its own ``encode`` crops the first two
             axes behind the batch to an image's size, which for clips are time and height.
     """
+
+    frames = parts = GROUPS
 
     def __init__(self, vqvae: Emu3VQVAE) -> None:
         super().__init__()
@@ -58,25 +60,18 @@ class Emu3Network(nn.Module):
         """Give up what only decoding needs."""
         self.vqvae.decoder = self.vqvae.post_quant_conv = None
 
-    def tokens(self, clips: Tensor) -> dict[str, Tensor]:
-        """Return ids of pictures ``[B, 3, H, W]`` or of clips ``[B, 3, T, H, W]``.
+    def tokens(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the ids of pictures ``[B, 3, H, W]``: each is its frame four times over."""
+        groups = images.unsqueeze(1).repeat(1, GROUPS.first, 1, 1, 1)
+        return {IMAGE: self._encode(groups)[:, 0]}
 
-        A picture, and a clip of one frame, is its frame four times over.
+    def begin(self, clips: int) -> None:
+        """Return nothing: groups know nothing of each other."""
 
-        Raises:
-            ValueError: the frames are no whole number of groups.
-        """
-        if clips.ndim == 4:
-            return {IMAGE: self._encode(clips.unsqueeze(1).repeat(1, GROUP, 1, 1, 1))[:, 0]}
-        frames = clips.transpose(1, 2)
-        if frames.shape[1] == 1:
-            frames = frames.repeat(1, GROUP, 1, 1, 1)
-        if frames.shape[1] % GROUP:
-            text = f"takes one frame, or a multiple of {GROUP}, got {frames.shape[1]}"
-            raise ValueError(text)
-        groups = frames.reshape(-1, GROUP, *frames.shape[2:])
-        ids = self._encode(groups)
-        return {VIDEO: ids.reshape(len(frames), -1, *ids.shape[2:])}
+    def part(self, clips: Tensor, past: None) -> dict[str, Tensor]:
+        """Return the ids of clips of one group, ``[B, 3, 4, H, W]``."""
+        del past
+        return {VIDEO: self._encode(clips.transpose(1, 2))}
 
     def clips(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return clips ``[B, 3, 4 t, H, W]`` of ``video``, or pictures ``[B, 3, H, W]``.
@@ -104,7 +99,7 @@ class Emu3Network(nn.Module):
 
     def _decode(self, groups: Tensor) -> Tensor:
         """Return ``[G, 4, 3, H, W]`` of ids ``[G, 1, h, w]``."""
-        pixels = groups[0].numel() * GROUP * self.vqvae.spatial_scale_factor**2
+        pixels = groups[0].numel() * GROUPS.first * self.vqvae.spatial_scale_factor**2
         return torch.cat([self.vqvae.decode(part) for part in _parts(groups, pixels)])
 
 
@@ -114,16 +109,26 @@ def _parts(groups: Tensor, pixels: int) -> tuple[Tensor, ...]:
     return torch.tensor_split(groups, max(1, min(count, len(groups))))
 
 
-class Emu3Encoder(ClipEncoder):
+class Emu3Encoder(CausalClipEncoder):
     """The live encoder: pictures give the stream ``image``, clips ``video``."""
 
     def preprocess(self, views: Pixels) -> Tensor:
         """Turn ``uint8[B, H, W, 3]`` or ``uint8[B, T, H, W, 3]`` into channels-first float32."""
         return ImageEncoder.preprocess(self, views)
 
-    def open_stream(self) -> GroupStream:
-        """Return a stream for one clip: every group of four frames is encoded alone."""
-        return GroupStream(self, frames=GROUP)
+    def encode(self, inputs: Tensor) -> Tokens:
+        """Return ``image`` of ``[B, 3, H, W]``, ``video`` of ``[B, 3, T, H, W]``.
+
+        A clip of one frame is that frame four times over, as a picture is.
+
+        Raises:
+            ValueError: T is neither 1 nor a multiple of four.
+        """
+        if inputs.ndim == 4:
+            return ImageEncoder.encode(self, inputs)
+        if inputs.shape[2] == 1:
+            inputs = inputs.repeat(1, 1, GROUPS.first, 1, 1)
+        return super().encode(inputs)
 
 
 def build_emu3(config: Mapping[str, Any]) -> Emu3VQVAE:
