@@ -114,8 +114,26 @@ def _cell_range(corners: Floats, resolution: int) -> tuple[Ints, Ints]:
     Cells go on one beyond the grid on all sides; what reaches further spans two there.
     """
     near = np.clip(corners, -1, resolution + 1)
-    first, last = np.ceil(near.min(axis=1)) - 1, np.floor(near.max(axis=1))
+    first, last = np.ceil(_least(near)) - 1, np.floor(_most(near))
     return first.astype(np.int64), last.astype(np.int64)
+
+
+def _least(corners: Floats) -> Floats:
+    """Return the least of three along axis 1, much faster than a reduction of so few."""
+    return np.minimum(np.minimum(corners[:, 0], corners[:, 1]), corners[:, 2])
+
+
+def _most(corners: Floats) -> Floats:
+    """Return the largest of three along axis 1."""
+    return np.maximum(np.maximum(corners[:, 0], corners[:, 1]), corners[:, 2])
+
+
+def _above(n: Floats) -> Floats:
+    """Return how far a cell reaches along ``n`` from its low corner: the sum of positive parts."""
+    reach = np.maximum(n[..., 0], 0)
+    for axis in range(1, n.shape[-1]):
+        reach = reach + np.maximum(n[..., axis], 0)
+    return reach
 
 
 def _mark_boxes(grid: Bools, first: Ints, counts: Ints, resolution: int) -> None:
@@ -148,7 +166,7 @@ def _normals(corners: Floats) -> Floats:
 def _walking_axis(corners: Floats) -> Ints:
     """Return the axis of the largest normal component; of no area, the longest side's."""
     normals = np.abs(_normals(corners))
-    sides = corners.max(axis=1) - corners.min(axis=1)
+    sides = _most(corners) - _least(corners)
     flat = ~normals.any(axis=1)
     along: Ints = np.where(flat, sides.argmax(axis=1), normals.argmax(axis=1))
     return along
@@ -158,26 +176,24 @@ def _walking_axis(corners: Floats) -> Ints:
 class _Slabs:
     """Per triangle, slabs ``low <= n . cell <= high`` in one projection, one for each edge.
 
-    ``n`` is ``float64[3 edges, T, 2]``, the bounds are ``float64[3 edges, T]``.
+    Each edge has an ``n`` of ``float64[T, 2]`` and bounds of ``float64[T]``.
     """
 
-    n: Floats
-    low: Floats
-    high: Floats
+    n: tuple[Floats, ...]
+    low: tuple[Floats, ...]
+    high: tuple[Floats, ...]
 
     @staticmethod
     def of(corners: Floats) -> _Slabs:
         """Return the slabs of triangles ``float64[T, 3, 2]`` in one projection."""
-        edges = np.roll(corners, -1, axis=1) - corners
-        n = np.stack([-edges[..., 1], edges[..., 0]], axis=-1).transpose(1, 0, 2)
-        # On [edge, triangle, corner]: all three corners, so that no edge's direction matters.
-        reach = (
-            n[:, :, None, 0] * corners[None, :, :, 0] + n[:, :, None, 1] * corners[None, :, :, 1]
-        )
-        # A cell's box reaches from its low corner by max(n, 0) up and min(n, 0) down.
-        low = reach.min(axis=2) - np.maximum(n, 0).sum(axis=2)
-        high = reach.max(axis=2) - np.minimum(n, 0).sum(axis=2)
-        return _Slabs(n, low, high)
+        slabs = []
+        for start in range(3):
+            edge = corners[:, (start + 1) % 3] - corners[:, start]
+            n = np.stack([-edge[:, 1], edge[:, 0]], axis=1)
+            # All three corners are taken, so that the edge's direction does not matter.
+            reach = n[:, :1] * corners[..., 0] + n[:, 1:] * corners[..., 1]
+            slabs.append((n, _least(reach) - _above(n), _most(reach) + _above(-n)))
+        return _Slabs(*zip(*slabs, strict=True))
 
     def meet(self, owner: Ints, i: Ints, j: Ints) -> Bools:
         """Return which cells lie in all slabs of their triangles."""
@@ -205,8 +221,7 @@ class _Walk:
         reach = (corners * normal[:, None, :])[..., 0]
         for axis in (1, 2):
             reach = reach + corners[..., axis] * normal[:, None, axis]
-        low = reach.min(axis=1) - np.maximum(normal, 0).sum(axis=1)
-        high = reach.max(axis=1) - np.minimum(normal, 0).sum(axis=1)
+        low, high = _least(reach) - _above(normal), _most(reach) + _above(-normal)
         sides = tuple(_Slabs.of(corners[..., pair]) for pair in ([0, 1], [1, 2], [2, 0]))
         return _Walk(first, last, normal, low, high, sides)  # type: ignore[arg-type]  # three of them
 
