@@ -36,7 +36,8 @@ class Larp:
     """A LARP tokenizer: one stream ``video`` of ids in the order of its learned queries.
 
     An id is the likeliest one; the authors' code draws one also in evaluation unless it is told
-    not to.
+    not to. Their transformer blocks are timm's, whose layer normalisation had ``norm_eps`` 1e-5
+    when LARP was trained and has 1e-6 since timm 1.0.16.
 
     Attributes:
         variant: ``L-long``, or "" to take the architecture from the checkpoint folder's
@@ -106,9 +107,10 @@ class Larp:
 
     @property
     def default_view(self) -> dict[str, Any]:
-        """The authors' evaluation: short side to 128, centre crop, frames as they follow."""
-        c = self.architecture
-        return {"kind": "clips", "size": c.input_size, "rule": "bilinear", "frames": c.frame_num}
+        """The authors' clips: short side to 128, centre crop, every frame; short ones filled up."""
+        size, frames = self.architecture.input_size, self.architecture.frame_num
+        options = {"size": size, "rule": "bilinear", "frames": frames, "short": "repeat_last"}
+        return {"kind": "clips", **options}
 
     @property
     def can_decode(self) -> bool:

@@ -111,9 +111,19 @@ class VidTok:
 
     @property
     def default_view(self) -> dict[str, Any]:
-        """The authors' evaluation: short side to 256 and centre crop, 30 frames a second."""
-        frames = {"zeros": 17, "first": 33, "both": 16}[self.architecture.time_padding]
-        return {"kind": "clips", "size": 256, "rule": "bilinear", "fps": 30.0, "frames": frames}
+        """The authors' clips: short side to 256, centre crop, as many frames as in training.
+
+        Every frame is taken; the authors thin out videos of 45 frames a second and more.
+        """
+        config = self.architecture
+        step = config.time_factor
+        return {
+            "kind": "clips",
+            "size": 256,
+            "rule": "bilinear",
+            "frames": {"zeros": 17, "first": 33, "both": 16}[config.time_padding],
+            "frames_rule": f"1+{step}k" if config.causal else f"{step}k",
+        }
 
     @property
     def can_decode(self) -> bool:

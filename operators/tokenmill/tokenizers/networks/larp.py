@@ -6,6 +6,8 @@ Wang et al.: LARP: Tokenizing Videos with a Learned Autoregressive Generative Pr
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from tokenmill.tokenizers.describe import no_decoder
 from tokenmill.tokenizers.networks.larp_config import LarpConfig
 from tokenmill.tokenizers.quantize import look_up, nearest_code
+
+_SIZES = ("hidden_size", "num_heads", "depth")
 
 
 class SelfAttention(nn.Module):
@@ -46,13 +50,13 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block, normalised before its two halves (eps 1e-5)."""
+    """A transformer block, normalised before its two halves."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, eps: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = SelfAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,9 +68,9 @@ class Block(nn.Module):
 class Gather(nn.Module):
     """Blocks over a context and queries together, of which the queries come out."""
 
-    def __init__(self, width: int, heads: int, depth: int) -> None:
+    def __init__(self, width: int, heads: int, *, depth: int, eps: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, eps=eps) for _ in range(depth))
 
     def forward(self, context: Tensor, queries: Tensor) -> Tensor:
         """Return ``[B, N of the queries, C]``; ``queries`` may have a batch of 1."""
@@ -145,23 +149,30 @@ class Pixels(nn.Module):
 class LarpNetwork(nn.Module):
     """Clips ``[B, 3, T, H, W]`` in [0, 1] to ids ``video`` ``[B, n]``, and back."""
 
+    encoder_patch_pe: Tensor
+    decoder_latent_pe: Tensor
+    decoder_patch_query_embed: Tensor
+
     def __init__(self, config: LarpConfig) -> None:
         super().__init__()
         self.config = config
-        count, width = config.bottleneck_token_num, config.encoder_hidden_size
-        patches = config.patches[0] * config.patches[1] * config.patches[2]
+        count, eps, patches = (
+            config.bottleneck_token_num,
+            config.norm_eps,
+            math.prod(config.patches),
+        )
+        width, heads, depth = (getattr(config, f"encoder_{name}") for name in _SIZES)
         self.x_embedder = Patches(config)
         # Tables of sines and cosines are in the checkpoint, as buffers.
         self.register_buffer("encoder_patch_pe", torch.zeros(1, patches, width))
         self.encoder_latent_query_embed = nn.Parameter(torch.zeros(count, width))
-        self.encoder = Gather(width, config.encoder_num_heads, config.encoder_depth)
+        self.encoder = Gather(width, heads, depth=depth, eps=eps)
         self.bottleneck = Bottleneck(config)
-        wide = config.decoder_hidden_size
-        self.register_buffer("decoder_latent_pe", torch.zeros(1, count, wide))
-        self.register_buffer("decoder_patch_query_embed", torch.zeros(1, patches, wide))
-        self.decoder_patch_query_token_type_embed = nn.Parameter(torch.zeros(1, 1, wide))
-        self.decoder: Gather | None
-        self.decoder = Gather(wide, config.decoder_num_heads, config.decoder_depth)
+        width, heads, depth = (getattr(config, f"decoder_{name}") for name in _SIZES)
+        self.register_buffer("decoder_latent_pe", torch.zeros(1, count, width))
+        self.register_buffer("decoder_patch_query_embed", torch.zeros(1, patches, width))
+        self.decoder_patch_query_token_type_embed = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder: Gather | None = Gather(width, heads, depth=depth, eps=eps)
         self.final_layer = Pixels(config)
 
     def drop_decoder(self) -> None:
@@ -191,8 +202,7 @@ class LarpNetwork(nn.Module):
             raise no_decoder("larp")
         codes = self.bottleneck.regularizer.codes(tokens["video"])
         context = self.bottleneck.out_linear(codes) + self.decoder_latent_pe
-        kind = self.decoder_patch_query_token_type_embed
-        queries = kind + self.decoder_patch_query_embed
+        queries = self.decoder_patch_query_embed + self.decoder_patch_query_token_type_embed
         return self._placed(self.final_layer(self.decoder(context, queries)))
 
     def _placed(self, patches: Tensor) -> Tensor:
