@@ -90,9 +90,17 @@ def _opened(path: Path, _size_bytes: int, _mtime_ns: int) -> OnnxPredictor:
         session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-    except (RuntimeError, ValueError) as error:
+    except _refusals() as error:
         raise CheckpointError(f"{path.name} is no ONNX network: {error}", path=PATH) from error
     return predictor_of(session)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises over a file; its errors have no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+    return tuple(getattr(state, name) for name in names)
 
 
 def predictor_of(session: Any) -> OnnxPredictor:
