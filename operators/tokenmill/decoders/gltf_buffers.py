@@ -26,6 +26,7 @@ GLB_MAGIC = b"glTF"
 _JSON, _BIN = b"JSON", b"BIN\0"
 _TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+_TABLES = ("accessors", "bufferViews", "buffers", "meshes", "nodes", "scenes")
 #: More values than this are not parsed: a JSON value takes some 100 bytes of memory.
 MAX_JSON_VALUES = 10_000_000
 
@@ -38,14 +39,8 @@ class Gltf:
     buffers: tuple[bytes, ...]
 
     def items(self, name: str) -> list[Json]:
-        """Return a top-level array, such as ``meshes``; empty if there is none.
-
-        Raises:
-            AssetError: ``corrupt``: it is no array of objects.
-        """
-        found = self.tree.get(name, [])
-        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-            raise corrupt(f"glTF: {name} is no array of objects")
+        """Return a top-level array of `_TABLES`, such as ``meshes``; empty if there is none."""
+        found: list[Json] = self.tree.get(name, [])
         return found
 
     def item(self, name: str, index: Any) -> Json:
@@ -113,6 +108,10 @@ def _tree(text: bytes) -> Json:
         raise corrupt("glTF: its JSON is nested too deeply") from error
     if not isinstance(tree, dict):
         raise corrupt("glTF: its JSON is no object")
+    for name in _TABLES:
+        table = tree.get(name, [])
+        if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
+            raise corrupt(f"glTF: {name} is no array of objects")
     return tree
 
 

@@ -151,7 +151,7 @@ def text_rows(data: bytes, header: Header) -> dict[str, Rows]:
     Raises:
         AssetError: ``truncated`` or ``corrupt``.
     """
-    values = numbers(data[header.body :], float, "PLY")
+    values = numbers(data[header.body :], float, "PLY", is_file=True)
     found: dict[str, Rows] = {}
     position = 0
     for element in header.elements:

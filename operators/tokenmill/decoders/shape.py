@@ -30,9 +30,9 @@ from tokenmill.decoders.reading import read_within
 from tokenmill.decoders.shape_3mf import read_3mf
 from tokenmill.decoders.shape_gltf import read_gltf
 from tokenmill.decoders.shape_optional import LIBRARIES, read_las, read_step, version
-from tokenmill.decoders.shape_parts import Budget, Geometry, corrupt, unsupported
-from tokenmill.decoders.shape_sniff import is_text, sniff
-from tokenmill.decoders.shape_stl import read_binary, read_text
+from tokenmill.decoders.shape_parts import Budget, Geometry, corrupt, truncated, unsupported
+from tokenmill.decoders.shape_sniff import sniff
+from tokenmill.decoders.shape_stl import read_stl
 from tokenmill.decoders.shape_text import read_obj, read_off, read_xyz
 from tokenmill_schemas.arrow import SHAPE_FACT_FIELDS
 from tokenmill_schemas.asset import AssetRef, Modality
@@ -45,22 +45,16 @@ _BAD_BYTES = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, EOFError,
     NotImplementedError, struct.error, zlib.error, zipfile.BadZipFile, expat.ExpatError,
 )  # fmt: skip
-_STL_SOLID = b"solid"
-
-
-def _read_stl(data: bytes, budget: Budget) -> Geometry:
-    starts_so = data[:256].lstrip()[: len(_STL_SOLID)].lower() == _STL_SOLID
-    return (
-        read_text(data, budget) if starts_so and is_text(data[:4096]) else read_binary(data, budget)
-    )
-
+#: Formats that are lines alone, without claims: a cut one can but end within a line.
+_LINES = ("OBJ", "XYZ")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _READERS: dict[str, Callable[[bytes, Budget], Geometry]] = {
     "GLB": read_gltf,
     "glTF": read_gltf,
     "OBJ": read_obj,
     "PLY": read_ply,
-    "STL": _read_stl,
+    "STL": read_stl,
     "OFF": read_off,
     "3MF": read_3mf,
     "XYZ": read_xyz,
@@ -114,11 +108,29 @@ class ShapeDecoder:
         """
         try:
             data = read_within(stream, ref.size_bytes, self.limits.max_asset_bytes)
+            data = data.removeprefix(_BYTE_ORDER_MARK)
             name = _known_format(data, ref)
-            return _shape(name, self._read(name, data), ref)
+            return _shape(name, self._read_whole(name, data), ref)
         except AssetError as error:
             error.uri, error.stage = ref.uri, "decode"
             raise
+
+    def _read_whole(self, name: str, data: bytes) -> Geometry:
+        """Read ``data``; a text that is wrong in its last, unended line alone is called cut."""
+        try:
+            return self._read(name, data)
+        except AssetError as error:
+            stop = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            if error.reason is Reason.CORRUPT and name in _LINES and 0 < stop < len(data):
+                self._check_cut(name, data[:stop], error)
+            raise
+
+    def _check_cut(self, name: str, whole_lines: bytes, error: AssetError) -> None:
+        try:
+            self._read(name, whole_lines)
+        except AssetError:
+            return
+        raise truncated(f"{error}, in a last line that does not end") from error
 
     def _read(self, name: str, data: bytes) -> Geometry:
         budget = Budget.of(self.limits)

@@ -44,7 +44,7 @@ _UNITS = {
 _MODEL_TYPE = "http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"
 _RELATIONS = "_rels/.rels"
 _MAX_DEPTH = 64
-_MAX_INSTANCES = 1_000_000
+_MAX_INSTANCES = 100_000
 _BLOCK_BYTES = 2**18
 
 
@@ -71,7 +71,14 @@ class _Model:
     objects: dict[Key, _Object] = field(default_factory=dict)
     items: list[tuple[Key, Matrix]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    known_paths: set[str] = field(default_factory=set)
     unit: str = "mm"
+
+    def name(self, path: str) -> None:
+        """Note that a part is wanted."""
+        if path not in self.known_paths:
+            self.known_paths.add(path)
+            self.paths.append(path)
 
 
 class _Part:
@@ -140,8 +147,7 @@ class _Part:
     def _reference(self, attributes: dict[str, str]) -> tuple[Key, Matrix]:
         named = (v.strip("/") for k, v in attributes.items() if k.rpartition("}")[2] == "path")
         path = next(named, self._path)
-        if path not in self._model.paths:
-            self._model.paths.append(path)
+        self._model.name(path)
         return (path, attributes["objectid"]), _matrix(attributes.get("transform", ""))
 
 
@@ -183,7 +189,8 @@ def read_3mf(data: bytes, budget: Budget) -> Geometry:
 def _read_model(archive: zipfile.ZipFile, budget: Budget) -> _Model:
     names = {name.strip("/"): name for name in archive.namelist()}
     root = _root_part(archive, names)
-    model = _Model(budget, paths=[root])
+    model = _Model(budget)
+    model.name(root)
     unpacked = 0
     for path in model.paths:  # grows as parts name others
         if path not in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import io
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from tokenmill.decoders.shape_parts import (
 LIBRARIES = ("laspy", "cascadio")
 _STEP_END = b"END-ISO-10303-21"
 _MILLIMETRES = 1000.0
+_LAS_HEADER_BYTES = 227
+_LAS_RECORD_BYTES = 54
 
 
 def version(library: str) -> str:
@@ -50,6 +53,7 @@ def read_las(data: bytes, budget: Budget) -> Geometry:
         AssetError: ``truncated``, ``corrupt``, ``unsupported``, or a limit.
     """
     laspy = _library("laspy", "LAS")
+    _check_las_header(data)
     try:
         with laspy.open(io.BytesIO(data), closefd=False, read_evlrs=False) as reader:
             header = reader.header
@@ -67,6 +71,20 @@ def read_las(data: bytes, budget: Budget) -> Geometry:
         raise truncated(f"LAS claims {count} points and has {len(points)}")
     vertices = np.stack([np.asarray(points[axis], np.float64) for axis in "xyz"], axis=1)
     return Geometry(vertices, NO_FACES, up_axis="z")
+
+
+def _check_las_header(data: bytes) -> None:
+    """Hold what the header says of its records against the file: laspy believes it.
+
+    LAS Specification 1.4, table 3: header size, offset to points, count of variable length records.
+    """
+    if len(data) < _LAS_HEADER_BYTES:
+        raise truncated(f"LAS of {len(data)} bytes; its header alone has {_LAS_HEADER_BYTES}")
+    size, offset, records = struct.unpack_from("<HII", data, 94)
+    if offset > len(data):
+        raise truncated(f"LAS of {len(data)} bytes whose points begin at {offset}")
+    if size < _LAS_HEADER_BYTES or size + records * _LAS_RECORD_BYTES > offset:
+        raise corrupt(f"LAS: {records} records and a header of {size} bytes before {offset}")
 
 
 def _check_decompressor(laspy: Any) -> None:

@@ -154,17 +154,26 @@ def tokens_in(text: bytes) -> int:
     return int((~blank[1:] & blank[:-1]).sum()) + int(not blank[0])
 
 
-def numbers(text: bytes, dtype: Any, what: str) -> npt.NDArray[Any]:
+def numbers(text: bytes, dtype: Any, what: str, *, is_file: bool = False) -> npt.NDArray[Any]:
     """Return all numbers of a text in which white space alone parts them.
 
     Raises:
-        AssetError: ``corrupt``: a word in it is no number of ``dtype``.
+        AssetError: ``corrupt``: a word in it is no number of ``dtype``; ``truncated`` if that is
+            the last one of a whole file (``is_file``), unended.
     """
+    values = _parsed(text, dtype)
+    if values is None:
+        before = text.rsplit(None, 1)[0]
+        is_cut = is_file and not text[-1:].isspace() and _parsed(before, dtype) is not None
+        raise (truncated if is_cut else corrupt)(f"{what}: a word is no {dtype.__name__}")
+    return values
+
+
+def _parsed(text: bytes, dtype: Any) -> npt.NDArray[Any] | None:
+    """Return the numbers, or None if a word is none."""
     try:
-        # numpy stops, with no more than a warning, at what is no number: the zero is then missing.
+        # Older numpy stops, with no more than a warning, at what is no number: the zero is missing.
         values = np.fromstring(text + b" 0", dtype=dtype, sep=" ")
-    except (ValueError, DeprecationWarning) as error:
-        raise corrupt(f"{what}: {error}") from error
-    if len(values) != tokens_in(text) + 1:
-        raise corrupt(f"{what}: word {len(values) - 1} of {tokens_in(text)} is no {dtype.__name__}")
-    return values[:-1]
+    except (ValueError, DeprecationWarning):
+        return None
+    return values[:-1] if len(values) == tokens_in(text) + 1 else None

@@ -11,7 +11,7 @@ import io
 import re
 import zipfile
 
-from tokenmill.decoders.shape_stl import FACET, HEADER_BYTES, claimed_facets
+from tokenmill.decoders.shape_stl import is_binary, starts_as_text
 
 #: Formats that are told by how they start and that nobody here reads.
 _UNREAD = (
@@ -61,7 +61,7 @@ def sniff(data: bytes, name: str) -> str | None:
     if head.startswith(b"LASF"):
         return "LAS"
     if head.startswith(b"PK\x03\x04"):
-        return _archive(data)
+        return _archive(data, name)
     if head.lstrip().startswith(b"ISO-10303-21"):
         return "STEP"
     for signature, unread in _UNREAD:
@@ -70,13 +70,14 @@ def sniff(data: bytes, name: str) -> str | None:
     return _by_structure(data) or _by_lines(data) or _by_name(data, name)
 
 
-def _archive(data: bytes) -> str:
+def _archive(data: bytes, name: str) -> str:
     try:
         names = [name.lower() for name in zipfile.ZipFile(io.BytesIO(data)).namelist()]
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         # The directory stands at a ZIP's end; a cut one still names its first parts.
         head = data[:_HEAD_BYTES].lower()
-        return "3MF" if b"3d/3dmodel.model" in head or b"[content_types].xml" in head else "ZIP"
+        is_package = b"3d/3dmodel.model" in head or b"[content_types].xml" in head
+        return "3MF" if is_package or name.lower().endswith(".3mf") else "ZIP"
     if any(name.endswith(".model") for name in names):
         return "3MF"
     return "USD" if any(name.endswith((".usd", ".usda", ".usdc")) for name in names) else "ZIP"
@@ -84,16 +85,12 @@ def _archive(data: bytes) -> str:
 
 def _by_structure(data: bytes) -> str | None:
     head = data[:_HEAD_BYTES]
-    if len(data) >= HEADER_BYTES:
-        expected = HEADER_BYTES + claimed_facets(data) * FACET.itemsize
-        if expected == len(data):
-            return "STL"
+    if is_binary(data) or (starts_as_text(data) and _TEXT_STL.search(head)):
+        return "STL"
     if _is_gltf(data):
         return "glTF"
     if _OFF.match(data[:_LINES_BYTES]):
         return "OFF"
-    if head.lstrip()[:5].lower() == b"solid" and is_text(head) and _TEXT_STL.search(head):
-        return "STL"
     found = _XML_3D.search(head)
     return found.group(1).decode() if found else None
 
@@ -104,15 +101,10 @@ def _is_gltf(data: bytes) -> bool:
     return head.startswith(b"{") and any(key in data for key in keys)
 
 
-def is_text(head: bytes) -> bool:
-    """Whether a file's start has no bytes that no text has."""
-    return b"\0" not in head
-
-
 def _by_lines(data: bytes) -> str | None:
     """Judge a text by its first line that is no comment."""
     head = data[:_LINES_BYTES]
-    if not is_text(head):
+    if b"\0" in head:
         return None
     said = [line.strip() for line in head.splitlines()]
     lines = [line for line in said if line and not line.startswith((b"#", b"//"))][:2]
@@ -125,6 +117,7 @@ def _by_lines(data: bytes) -> str | None:
 
 def _by_name(data: bytes, name: str) -> str | None:
     found = _BY_NAME.get(name.rpartition(".")[2].lower())
+    is_lines = b"\0" not in data[:_LINES_BYTES]
     if found == "STL":
-        return found
-    return found if is_text(data[:_LINES_BYTES]) else None
+        return found if starts_as_text(data) or not is_lines else None
+    return found if is_lines else None

@@ -32,6 +32,27 @@ def claimed_facets(data: bytes) -> int:
     return int.from_bytes(data[80:HEADER_BYTES], "little")
 
 
+def is_binary(data: bytes) -> bool:
+    """Whether a file's length is exactly what a binary header's count explains."""
+    explained = HEADER_BYTES + claimed_facets(data) * FACET.itemsize
+    return len(data) >= HEADER_BYTES and len(data) == explained
+
+
+def starts_as_text(data: bytes) -> bool:
+    """Whether a file starts with ``solid`` and has no bytes that no text has.
+
+    Many a binary header says ``solid`` too.
+    """
+    return data[:256].lstrip()[:5].lower() == b"solid" and b"\0" not in data[:4096]
+
+
+def read_stl(data: bytes, budget: Budget) -> Geometry:
+    """Return the mesh of an STL file of either kind; see `read_binary` and `read_text`."""
+    if starts_as_text(data) and not is_binary(data):
+        return read_text(data, budget)
+    return read_binary(data, budget)
+
+
 def read_binary(data: bytes, budget: Budget) -> Geometry:
     """Return the mesh of a binary STL; bytes behind the claimed facets are passed over.
 

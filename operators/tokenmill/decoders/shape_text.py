@@ -36,6 +36,9 @@ _OFF_HEADER = re.compile(rb"(?:\s|#[^\n]*\n)*+((?:ST)?C?N?(4)?(n)?OFF\b[ \t]*(BI
 _OFF_COUNTS = 3
 _UNIT_TOLERANCE = 0.01
 _FREE_FORM = re.compile(rb"^(surf|curv2?)[ \t]", re.MULTILINE)
+_CONTINUED = re.compile(rb"\\\r?\n")
+_COMMENT = re.compile(rb"#[^\n]*")
+_INDENTED = re.compile(rb"^[ \t]+([vf][ \t])", re.MULTILINE)
 _AFTER_SLASH = re.compile(rb"/\S*")
 
 
@@ -110,15 +113,13 @@ class _Obj:
 
 
 def _obj_lines(data: bytes) -> bytes:
-    """Return the text of an OBJ file, continued lines joined and indentation gone."""
+    """Return the text of an OBJ file without comments, continued lines and indentation."""
     text = with_newlines(data)
     if b"\\" in text:
-        text = re.sub(rb"\\\r?\n", b" ", text)
-    return re.sub(rb"^[ \t]+", b"", text, flags=re.MULTILINE) if _is_indented(text) else text
-
-
-def _is_indented(text: bytes) -> bool:
-    return any(mark in text for mark in (b"\n v", b"\n\tv", b"\n f", b"\n\tf"))
+        text = _CONTINUED.sub(b" ", text)
+    if b"#" in text:
+        text = _COMMENT.sub(b"", text)
+    return _INDENTED.sub(rb"\1", text) if _INDENTED.search(text) else text
 
 
 def read_obj(data: bytes, budget: Budget) -> Geometry:
@@ -192,9 +193,10 @@ def _off_faces(lines: list[bytes], budget: Budget) -> Faces:
     sizes = numbers(b" ".join(word[0] for word in words), int, "OFF face")
     budget.faces(int(np.maximum(sizes - 2, 0).sum()), "OFF")
     corners: list[bytes] = []
-    for word, size in zip(words, sizes.tolist(), strict=True):
+    for i, (word, size) in enumerate(zip(words, sizes.tolist(), strict=True)):
         if not 0 <= size < len(word):
-            raise corrupt(f"OFF: a face of {size} corners names {len(word) - 1}")
+            wrong = truncated if size > 0 and i == len(words) - 1 else corrupt
+            raise wrong(f"OFF: a face of {size} corners names {len(word) - 1}")
         corners += word[1 : size + 1]
     return fan(sizes, numbers(b" ".join(corners), int, "OFF face"))
 
