@@ -48,8 +48,7 @@ class VidTokStream:
         Raises:
             ValueError: they are of another size than those before, or the stream is finished.
         """
-        if self._finished:
-            raise ValueError("this stream is finished; open another one for the next clip")
+        self._check_open()
         if not len(frames):
             return
         if self._waiting is None:
@@ -66,14 +65,20 @@ class VidTokStream:
         """Return the ids ``[1, t, h, w]`` of all that was pushed.
 
         Raises:
-            ValueError: the number of frames is not one more than a multiple of those per position.
+            ValueError: the number of frames is not one more than a multiple of those per position;
+                more may be pushed then.
         """
+        self._check_open()
         self._encoder.network.config.frames.slots(self._count)
         self._finished = True
         if self._waiting is not None and len(self._waiting):
             self._ids.append(self._encoder.encode_part(self._waiting, self._past))
             self._waiting = self._waiting[:0]
         return {"video": np.concatenate(self._ids, axis=1)}
+
+    def _check_open(self) -> None:
+        if self._finished:
+            raise ValueError("this stream is finished; open another one for the next clip")
 
     def _encode_whole_parts(self, frames: Pixels) -> Pixels:
         end = len(frames) - len(frames) % PART_FRAMES
