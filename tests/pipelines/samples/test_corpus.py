@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from tokenmill.decoders.image import ImageDecoder
-from tokenmill_pipelines.samples.make import BAD, bomb, licences, listing
+from tokenmill_pipelines.samples.make_images import BAD, bomb, licences, listing
 from tokenmill_schemas.asset import AssetRef
 from tokenmill_schemas.errors import AssetError, Reason
 
 ROOT = Path(__file__).parents[3] / "pipelines/samples"
-ROWS = [json.loads(line) for line in (ROOT / "listing.jsonl").read_text().splitlines()]
-RECIPE = tomllib.loads((ROOT / "recipe.toml").read_text())["picture"]
+ROWS = [json.loads(line) for line in (ROOT / "images.jsonl").read_text().splitlines()]
+RECIPE = tomllib.loads((ROOT / "images.toml").read_text())["picture"]
 GOOD = [row["uri"] for row in ROWS if row["label"] != "bad"]
 
 
@@ -33,7 +33,7 @@ def test_the_corpus_is_small_and_listed_whole() -> None:
 def test_every_file_has_its_origin_and_licence_written_down() -> None:
     """LICENSES.md and the listing are what the recipe says, and the licences are the free ones."""
     assert (ROOT / "LICENSES.md").read_text() == licences(RECIPE)
-    assert (ROOT / "listing.jsonl").read_text() == listing(RECIPE)
+    assert (ROOT / "images.jsonl").read_text() == listing(RECIPE)
     assert {row["licence"] for row in ROWS} == {"CC-BY-4.0", "CC0-1.0", "public domain"}
     text = (ROOT / "LICENSES.md").read_text()
     assert all(f"| {uri} |" in text for uri in _files())

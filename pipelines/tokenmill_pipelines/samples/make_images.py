@@ -4,7 +4,7 @@ Run once by whoever changes the corpus; everybody else uses the files it made::
 
     apt-get download lomiri-wallpapers-16.04 openclipart-png
     for deb in *.deb; do dpkg -x $deb unpacked; done
-    python -m tokenmill_pipelines.samples.make --root unpacked --out pipelines/samples
+    python -m tokenmill_pipelines.samples.make_images --root unpacked --out pipelines/samples
 
 The same versions of Pillow and its codecs write the same bytes.
 """
@@ -46,11 +46,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="the unpacked Debian packages")
     parser.add_argument("--out", type=Path, default=Path("pipelines/samples"))
     args = parser.parse_args()
-    entries = tomllib.loads((args.out / "recipe.toml").read_text(encoding="utf-8"))["picture"]
+    entries = tomllib.loads((args.out / "images.toml").read_text(encoding="utf-8"))["picture"]
     for entry in entries:
         make_picture(entry, args.root, args.out / "images" / entry["path"])
     make_bad(args.out / "images")
-    (args.out / "listing.jsonl").write_text(listing(entries), encoding="utf-8")
+    (args.out / "images.jsonl").write_text(listing(entries), encoding="utf-8")
     (args.out / "LICENSES.md").write_text(licences(entries), encoding="utf-8")
 
 
@@ -152,6 +152,17 @@ def _bad_licence(path: str) -> str:
 
 PREFACE = """# Licences of the sample corpus
 
+## Clips and objects
+
+The licence of each file stands in `videos.jsonl` and `shapes.jsonl`. The clips are cut by
+`videos.toml` from one clip of the PyPI package `iscc-samples` 0.6.0 of the ISCC Foundation
+(CC-BY-4.0); some were encoded anew, as the recipe says. The objects are made by `shapes.toml` from
+`pybullet_data` of the PyPI package `pybullet` 3.2.7 by Erwin Coumans and others (zlib licence;
+changed ones are those with a `form`). What lies in `hard` and `bad` was written for tokenmill
+(CC0-1.0) but for halves and parts of the files above, which keep their licence.
+
+## Pictures
+
 The pictures come from two Debian packages: `lomiri-wallpapers-16.04` 20.04.0-2 (photographs;
 authors and licences from its copyright file) and `openclipart-png` 1:0.18+dfsg-19 (drawings;
 authors and public-domain dedications from the RDF metadata of the SVG files of the same names in
@@ -160,7 +171,7 @@ authors and public-domain dedications from the RDF metadata of the SVG files of 
 Licence texts: [CC-BY-4.0](https://creativecommons.org/licenses/by/4.0/),
 [CC0-1.0](https://creativecommons.org/publicdomain/zero/1.0/).
 
-Made by `python -m tokenmill_pipelines.samples.make` from `recipe.toml`.
+Made by `python -m tokenmill_pipelines.samples.make_images` from `images.toml`.
 
 | file | author | licence | package: original | changes |
 |---|---|---|---|---|
