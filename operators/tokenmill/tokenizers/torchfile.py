@@ -19,10 +19,11 @@ _BOOKKEEPING = frozenset(
     | {"numpy", "typing", "collections", "_codecs"}
 )
 
-#: What torch's reader raises on bytes that are no checkpoint, or only a part of one.
+#: What torch's reader raises on bytes that are no checkpoint, or only a part of one; OSError where
+#: it looks for a zip's end before the file's beginning.
 _MALFORMED = (
     RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error,
-    AssertionError,
+    AssertionError, OSError,
 )  # fmt: skip
 
 
