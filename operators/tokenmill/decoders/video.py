@@ -12,7 +12,6 @@ scaled where a stream changes it; edit lists apply; interlaced frames stay as th
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
 from tokenmill.decoders.base import DecodeLimits
-from tokenmill.decoders.video_claims import missing
 from tokenmill.decoders.video_colour import (
     ColourError,
     Converter,
@@ -35,7 +33,8 @@ from tokenmill.decoders.video_colour import (
     square_size,
     turn_of,
 )
-from tokenmill.decoders.video_containers import HEAD_BYTES, Container, sniff
+from tokenmill.decoders.video_containers import Container
+from tokenmill.decoders.video_opening import blaming, recognise
 from tokenmill.decoders.video_passes import Pass, Timeline
 from tokenmill_schemas.arrow import VIDEO_FACT_FIELDS
 from tokenmill_schemas.asset import AssetRef, Modality
@@ -43,6 +42,8 @@ from tokenmill_schemas.errors import AssetError, Reason
 
 _LIBRARIES = ("libavutil", "libavcodec", "libavformat", "libswscale")
 _PROBE_SIZE = (16, 16)
+#: What a loss that the container's structure tells of looks like from inside.
+_FROM_LOSS = (Reason.CORRUPT, Reason.NO_VIDEO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,47 +96,15 @@ class VideoDecoder:
                 ``unsupported``, ``no_video``, ``truncated``, ``corrupt`` or ``unreadable``.
         """
         with blaming(ref):
-            container = self._recognised(ref, stream)
-            return AvVideo(self, container, ref, stream)
-
-    def _recognised(self, ref: AssetRef, stream: BinaryIO) -> Container:
-        limit = self.limits.max_video_bytes
-        if ref.size_bytes > limit:
-            text = f"listed with {ref.size_bytes} bytes; the limit is {limit}"
-            raise AssetError(Reason.TOO_MANY_BYTES, text)
-        try:
-            return self._checked(stream, limit)
-        except OSError as error:
-            raise AssetError(Reason.UNREADABLE, f"reading failed: {error}") from error
-
-    def _checked(self, stream: BinaryIO, limit: int) -> Container:
-        size = stream.seek(0, io.SEEK_END)
-        if size > limit:
-            raise AssetError(Reason.TOO_MANY_BYTES, f"{size} bytes; the limit is {limit}")
-        if size == 0:
-            raise AssetError(Reason.EMPTY, "0 bytes")
-        stream.seek(0)
-        head = stream.read(HEAD_BYTES)
-        container = sniff(head)
-        if container is None:
-            text = f"no known video format: {size} bytes that start with {head[:16]!r}"
-            raise AssetError(Reason.UNKNOWN_FORMAT, text)
-        if not container.demuxer:
-            raise AssetError(Reason.UNSUPPORTED, f"{container.name}, which is not decoded here")
-        lost = missing(container, stream, size) if self.damaged == "reject" else ""
-        if lost:
-            raise AssetError(Reason.TRUNCATED, f"{container.name} of {size} bytes: {lost}")
-        return container
-
-
-@contextmanager
-def blaming(ref: AssetRef) -> Iterator[None]:
-    """Write asset and stage into an `AssetError` that passes."""
-    try:
-        yield
-    except AssetError as error:
-        error.uri, error.stage = ref.uri, "decode"
-        raise
+            container, lost = recognise(ref, stream, self.limits)
+            if lost and self.damaged == "reject":
+                raise AssetError(Reason.TRUNCATED, lost)
+            try:
+                return AvVideo(self, container, ref, stream)
+            except AssetError as error:
+                if lost and error.reason in _FROM_LOSS:
+                    raise AssetError(Reason.TRUNCATED, f"{lost}; {error}") from error
+                raise
 
 
 class AvVideo:

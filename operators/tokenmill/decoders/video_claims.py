@@ -11,6 +11,7 @@ Microsoft's RIFF/AVI and ASF, Adobe's FLV and SWF, SMPTE 377-1 (MXF), GIF89a, YU
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -32,6 +33,7 @@ _MEDIA_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"styp", b"moof", b"sidx", 
 _OTHER_BOXES = frozenset({b"free", b"skip", b"wide", b"udta", b"meta", b"uuid", b"pnot", b"emsg"})
 _REAL_CHUNKS = frozenset({b".RMF", b"PROP", b"CONT", b"MDPR", b"DATA", b"INDX"})
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_SUBSAMPLING = {b"420": (2, 2), b"411": (4, 1), b"422": (2, 1), b"444": (1, 1)}
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
@@ -77,7 +79,9 @@ def _iso(read: Read, size: int) -> str:
             return _beyond(f"the box {kind.decode()!r}", at + length, size)
         kinds.add(kind)
         at += max(length, 8)
-    return "" if b"moov" in kinds else "it has no box 'moov', the index of its samples"
+    if b"moov" not in kinds:
+        return "it has no box 'moov', the index of its samples"
+    return "" if kinds & {b"mdat", b"moof", b"imda"} else "it has no box 'mdat', its samples"
 
 
 def _matroska(read: Read, size: int) -> str:
@@ -234,13 +238,45 @@ def _shockwave(read: Read, size: int) -> str:
 
 def _gif(read: Read, size: int) -> str:
     tail = read(max(0, size - 64), 64).rstrip(b"\0")
-    return "" if tail.endswith(b";") else "its trailer is missing"
+    # The last block ends with an empty sub-block, then comes the trailer.
+    return "" if tail.endswith(b"\0;") else "its trailer is missing"
 
 
 def _motion_jpeg(read: Read, size: int) -> str:
     data = read(max(0, size - _TAIL_BYTES), _TAIL_BYTES)
     whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xd8")
     return "" if whole else "the last picture has no end"
+
+
+def _raw(read: Read, size: int) -> str:
+    line = read(0, 256).partition(b"\n")[0]
+    words = {word[:1]: word[1:] for word in line.split()[1:]}
+    frame = _raw_frame_bytes(words)
+    at = len(line) + 1
+    for _ in range(_MAX_STEPS):
+        if not frame or at >= size:
+            break
+        start = at + len(read(at, 256).partition(b"\n")[0]) + 1
+        at = start + frame
+    return _beyond("a frame", at, size) if frame else ""
+
+
+def _raw_frame_bytes(words: dict[bytes, bytes]) -> int:
+    """Return the bytes of a YUV4MPEG2 frame; 0 for a layout that is not known."""
+    try:
+        width, height = int(words[b"W"]), int(words[b"H"])
+    except (KeyError, ValueError):
+        return 0
+    name = words.get(b"C", b"420")
+    wide = 2 if re.search(rb"p1\d|mono1\d", name) else 1
+    luma = width * height
+    if name.startswith(b"mono"):
+        return luma * wide
+    across, down = _SUBSAMPLING.get(name[:3], (0, 0))
+    if not across:
+        return 0
+    chroma = -(-width // across) * -(-height // down)
+    return (luma * (2 if name.endswith(b"alpha") else 1) + 2 * chroma) * wide
 
 
 def _material(read: Read, size: int) -> str:
@@ -263,4 +299,5 @@ _CHECKS: dict[str, Callable[[Read, int], str]] = {
     "gif": _gif,
     "mjpeg": _motion_jpeg,
     "mxf": _material,
+    "yuv4mpegpipe": _raw,
 }

@@ -7,14 +7,17 @@ What FFmpeg's own loop would hide is made explicit here:
 - what cannot be decoded before the first frame (a broadcast that starts between two key frames) is
   left out, as players do;
 - a packet that fails later, or a frame that the decoder had to patch, is damage: of the last
-  packet it is called ``truncated``, of any other ``corrupt``.
+  packet it is called ``truncated``, of any other ``corrupt``. Arithmetic coders (HEVC, VP8, VP9,
+  AV1, and much of H.264) decode damaged bytes to other pixels without a word: that is not seen;
+- a stream that ends well before the duration that the container states for it is ``corrupt``: the
+  demuxer lost its way.
 
 A pass uses one thread: what a damaged stream gives depends on how it is spread over threads.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
@@ -44,8 +47,12 @@ _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _MAX_PTS = 2**60
 _JUMP_S = 1
 _DEFAULT_RATE = 25
-#: More packets than any decoder holds back.
-_REMEMBERED = 128
+#: Makes decoders of the H.263 family look at what they read; the others do anyway.
+_WATCHFUL = "bitstream+buffer"
+#: Containers whose streams' own durations can be believed; an MP4's edit list shows a part only.
+_TIMED = frozenset({"matroska", "ogg", "asf", "rm", "avi"})
+_SLACK_S, _SLACK_SHARE = 2.0, 0.05
+_DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 class Source:
@@ -150,13 +157,15 @@ class Pass:
         self.source.seek(0)
         self._strict = strict
         self._count = self._number = 0
-        self._recent: deque[int | None] = deque(maxlen=_REMEMBERED)
+        self._last_dts: int | None = None
         self._early = ""
         self._early_reason = Reason.CORRUPT
+        self._end = 0
+        self._is_timed = strict and container.demuxer in _TIMED
         self.container = _opened(container, self.source, max_pixels)
         try:
             self.stream = _video_stream(self.container)
-            self._decoder = _decoder(self.stream, max_pixels)
+            self._decoder = _decoder(self.stream, max_pixels, strict=strict)
         except AssetError:
             self.container.close()
             raise
@@ -180,11 +189,14 @@ class Pass:
             if self._early:
                 raise AssetError(self._early_reason, f"no frame: {self._early}")
             raise AssetError(Reason.NO_VIDEO, "its video stream holds no frame")
+        self._check_end()
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         failed = ""
         try:
             for packet in self.container.demux(self.stream):
+                if packet.pts is not None:
+                    self._end = max(self._end, packet.pts + (packet.duration or 0))
                 if packet.size:
                     self._number += 1
                     yield packet
@@ -200,7 +212,7 @@ class Pass:
         where = "the last packet" if is_last else f"packet {self._count} or so"
         reason = Reason.TRUNCATED if is_last else Reason.CORRUPT
         if packet is not None:
-            self._recent.append(packet.dts)
+            self._last_dts = packet.dts
             if packet.is_corrupt and is_last:
                 self._damage(reason, "the last packet breaks off")
         try:
@@ -212,11 +224,21 @@ class Pass:
             return
         for frame in frames:
             if frame.is_corrupt:
-                last = is_last and self._recent and frame.dts == self._recent[-1]
+                held_back = packet is None and frame is frames[-1]
+                last = is_last and (held_back or frame.dts == self._last_dts)
                 text = f"frame {self._count} is damaged"
                 self._damage(Reason.TRUNCATED if last else Reason.CORRUPT, text)
             self._count += 1
             yield frame
+
+    def _check_end(self) -> None:
+        claimed = _claimed_s(self.stream) if self._is_timed else None
+        if claimed is None or self.stream.time_base is None:
+            return
+        end = float(self._end * self.stream.time_base)
+        if end < claimed - max(_SLACK_S, _SLACK_SHARE * claimed):
+            text = f"its video ends at {end:.2f} s; the container states {claimed:.2f} s"
+            raise AssetError(Reason.CORRUPT, text)
 
     def _damage(self, reason: Reason, text: str) -> None:
         if not self._count:
@@ -244,7 +266,7 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
             source,
             "r",
             format=container.demuxer,
-            options={**_OPEN, "max_pixels": str(max_pixels), "threads": "1"},
+            options={**_OPEN, **_bounded(max_pixels), "threads": "1"},
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
@@ -253,6 +275,11 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
         raise AssetError(Reason.CORRUPT, f"{container.name}: {error.strerror}") from error
     source.check()
     return opened
+
+
+def _bounded(max_pixels: int) -> dict[str, str]:
+    """Return the option that keeps a decoder from allocating more; frames are coded padded."""
+    return {"max_pixels": str(min(2 * max_pixels + 2**16, 2**31 - 1))}
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
@@ -264,6 +291,18 @@ def _video_stream(container: InputContainer) -> VideoStream:
     return max(streams, key=lambda s: (_is_default(s), _pixels(s), -s.index))
 
 
+def _claimed_s(stream: VideoStream) -> float | None:
+    """Return when the container says that the stream ends, in seconds."""
+    if stream.duration and stream.time_base:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    tag = _DURATION_TAG.fullmatch(
+        stream.metadata.get("DURATION", "")
+    )  # what Matroska's writers add
+    if tag is None:
+        return None
+    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+
+
 def _is_default(stream: VideoStream) -> bool:
     return bool(stream.disposition & Disposition.default)
 
@@ -273,7 +312,7 @@ def _pixels(stream: VideoStream) -> int:
     return context.width * context.height if context is not None else 0
 
 
-def _decoder(stream: VideoStream, max_pixels: int) -> VideoCodecContext:
+def _decoder(stream: VideoStream, max_pixels: int, *, strict: bool) -> VideoCodecContext:
     context = stream.codec_context
     if context is None:
         raise AssetError(Reason.UNSUPPORTED, "a video codec that FFmpeg does not decode here")
@@ -289,5 +328,7 @@ def _decoder(stream: VideoStream, max_pixels: int) -> VideoCodecContext:
             see_through.extradata = context.extradata
             context = see_through
     context.thread_count = 1
-    context.options = {"max_pixels": str(max_pixels)}
+    context.options = _bounded(max_pixels)
+    if strict:
+        context.options["err_detect"] = _WATCHFUL
     return context
