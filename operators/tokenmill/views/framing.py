@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from tokenmill.decoders.base import Frame, Video
 from tokenmill.views.base import Pixels
 from tokenmill.views.coordinates import Size2D, fitted, uri_of
-from tokenmill.views.resize import Box, Fit, Rule, apply, owned, source_box
+from tokenmill.views.narrowing import Route, route
+from tokenmill.views.resize import Box, Rule, source_box
 from tokenmill.views.timing import as_rate, nearest
 from tokenmill_schemas.arrow import CLIP_VIEW_FIELDS
 from tokenmill_schemas.errors import AssetError, Reason
@@ -57,7 +57,7 @@ class Framing:
     """
 
     video: Video
-    how: Fit
+    route: Route
     size: Size2D
     box: Box
     seen: int = 0
@@ -79,7 +79,7 @@ class Framing:
             height, width = self.video.size
             text = f"a frame of {rgb.shape[1]}x{rgb.shape[0]} in a video of {width}x{height}"
             raise AssetError(Reason.UNSUPPORTED, text, uri=uri_of(self.video.facts), stage="view")
-        return owned(apply(Image.fromarray(rgb), self.how))
+        return self.route.pixels(rgb)
 
     def sampled(self, fps: float) -> Iterator[tuple[Frame, int]]:
         """Yield the frames that stand for output times of ``fps``, and for how many.
@@ -129,4 +129,4 @@ def framing_of(video: Video, rule: Rule, size: Size2D, *, min_side: int) -> Fram
     """
     height, width = video.size
     how = fitted((width, height), rule, size, min_side=min_side, uri=uri_of(video.facts))
-    return Framing(video, how, size, source_box(how, (width, height)))
+    return Framing(video, route(how, (width, height)), size, source_box(how, (width, height)))

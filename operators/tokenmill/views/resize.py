@@ -38,7 +38,8 @@ Filter = Literal["box", "bilinear", "bicubic", "lanczos", "opencv_bilinear"]
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
-_PILLOW = {
+#: Pillow's own filters, by our names.
+PILLOW = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -93,7 +94,7 @@ def apply(image: Image.Image, how: Fit) -> Image.Image:
         if kind == "opencv_bilinear":
             image = Image.fromarray(resize_bilinear(np.asarray(image), size))
         else:
-            image = image.resize(size, _PILLOW[kind])
+            image = image.resize(size, PILLOW[kind])
     return cut(image, how.crop)
 
 
