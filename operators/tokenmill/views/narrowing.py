@@ -13,9 +13,9 @@ with W / w = p / q in lowest terms and q dividing a and b:
   looked at, weight by weight; where one does (seldom), or where no such a and b are at hand, all
   columns are resized.
 
-Rows likewise. Pillow rounds between the two passes, and which comes first depends on the sizes, from
-version 13 on not in a stated way: it is tried out on noise of the size in question, and a resize
-that is equal to neither order is done in full. A video asks once for all its frames.
+Rows likewise. Pillow rounds between the two passes, and which comes first depends on the sizes,
+from version 13 on not in a stated way: it is tried out on noise of the size in question, and a
+resize that is equal to neither order is done in full. A video asks once for all its frames.
 """
 
 from __future__ import annotations
