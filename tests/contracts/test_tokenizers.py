@@ -27,10 +27,15 @@ NARROW = {
     "encoder_ch_mult": (1, 1, 2),
     "decoder_ch_mult": (1, 1, 2),
 }
+THIN = {"channels": 32, "num_res_blocks": 1, "channels_mult": (1, 2, 2)}
 TOKENIZERS: dict[str, tuple[Callable[[], Tokenizer], Size]] = {
     "patch_vq": (lambda: open_tokenizer("patch_vq"), (64, 48)),
     "llamagen": (
         lambda: open_tokenizer("llamagen", checkpoint="random:0", config=NARROW),
+        (32, 48),
+    ),
+    "cosmos": (
+        lambda: open_tokenizer("cosmos", variant="DI8x8", checkpoint="random:0", config=THIN),
         (32, 48),
     ),
     "of our tests": (BlockMeans, (32, 40)),
