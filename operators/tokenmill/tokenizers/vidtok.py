@@ -105,9 +105,9 @@ class VidTok:
 
     @property
     def resources(self) -> Resources:
-        """What two clips of 256 x 256 need: five maps of all channels for one part of either."""
+        """What two clips of 256 x 256 need: seven maps of all channels for one part of either."""
         part_bytes = 8 * 256 * 256 * self.architecture.ch * 4
-        return Resources(memory_bytes=2**30 + 2 * 5 * part_bytes, batch_size=2)
+        return Resources(memory_bytes=2**30 + 2 * 7 * part_bytes, batch_size=2)
 
     @property
     def default_view(self) -> dict[str, Any]:
