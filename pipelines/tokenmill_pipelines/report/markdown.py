@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from tokenmill_pipelines.report import streams, text
-from tokenmill_pipelines.report.page import fidelity, state, tiles
+from tokenmill_pipelines.report.fidelity import summary
+from tokenmill_pipelines.report.page import state, tiles
 from tokenmill_pipelines.report.record import RunRecord
 from tokenmill_pipelines.report.redact import redact
 
@@ -28,7 +29,7 @@ def markdown_summary(record: RunRecord) -> str:
         facts = "; ".join(f"{label}: {value}" for label, value in card.facts)
         parts.append(f"**{escape(card.name)}** ({escape(card.kind)}): {escape(facts)}")
     if record.reconstructions:
-        parts.append(f"Reconstructions: {fidelity(record)}")
+        parts.append(f"Reconstructions: {summary(record.reconstructions)}")
     parts += _quarantine(record)
     return "\n\n".join(parts) + "\n"
 

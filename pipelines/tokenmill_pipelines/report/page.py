@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import jinja2
 
-from tokenmill_pipelines.report import charts, images, streams, text
-from tokenmill_pipelines.report.record import RunRecord
+from tokenmill_pipelines.report import charts, fidelity, images, streams, text
+from tokenmill_pipelines.report.drawing import draw
+from tokenmill_pipelines.report.record import Reconstruction, RunRecord
 from tokenmill_pipelines.report.redact import redact
 
+#: Pixels of the longer side of a picture in the page; a contact sheet of a clip is three as wide.
+LONGEST = {False: 512, True: 800}
 STAGES = ("list", "plan", "diff", "encode", "verify", "commit", "report")
 
 
@@ -52,11 +54,9 @@ def _values(record: RunRecord) -> dict[str, Any]:
         "streams": streams.cards(record),
         "chart_width": charts.WIDTH,
         "chart_height": charts.HEIGHT,
-        "reconstructions": [
-            (r, images.data_uri(r.original), images.data_uri(r.decoded))
-            for r in record.reconstructions
-        ],
-        "fidelity": fidelity(record),
+        "reconstructions": [_figure(made) for made in record.reconstructions],
+        "clips": any(made.kind == "clip" for made in record.reconstructions),
+        "fidelity": fidelity.summary(record.reconstructions),
         "quarantine": [
             (entry, images.thumbnail_uri(entry.data) if entry.data else "")
             for entry in record.quarantine
@@ -67,16 +67,14 @@ def _values(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def fidelity(record: RunRecord) -> str:
-    """Return the mean PSNR and over how many views, "" without any reconstruction."""
-    equal = sum(math.isinf(r.psnr_db) for r in record.reconstructions)
-    parts: list[str] = []
-    if record.mean_psnr_db is not None:
-        apart = len(record.reconstructions) - equal
-        parts.append(f"mean PSNR {text.decibels(record.mean_psnr_db)} over {apart} views")
-    if equal:
-        parts.append(f"{equal} given back exactly")
-    return ", ".join(parts)
+def _figure(made: Reconstruction) -> dict[str, Any]:
+    original, decoded = draw(made)
+    return {
+        "made": made,
+        "original": images.data_uri(original, longest=LONGEST[made.kind == "clip"]),
+        "decoded": images.data_uri(decoded, longest=LONGEST[made.kind == "clip"]),
+        "figure": fidelity.figure(made),
+    }
 
 
 def state(record: RunRecord) -> str:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tokenmill.views.base import Array, ViewKind
 from tokenmill_infra.observe import bottleneck
 from tokenmill_schemas.arrow import Packing
 from tokenmill_schemas.tokens import TokenSpec
@@ -20,19 +21,22 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A view as the tokenizer saw it and as its decoder gives it back, both ``uint8[H, W, 3]``.
+    """A view as the tokenizer saw it and as its decoder gives it back, both data of ``kind``.
 
-    ``view`` says which view of the asset it is (``1.1/tl``), "" where nobody says.
+    ``view`` says which view of the asset it is (``1.1/tl``), "" where nobody says; ``up`` which
+    axis of a 3D view points up.
     """
 
     key: str
-    original: Pixels
-    decoded: Pixels
+    original: Array
+    decoded: Array
     view: str = ""
+    kind: ViewKind = "image"
+    up: Literal["y", "z"] = "z"
 
     @property
     def psnr_db(self) -> float:
-        """Peak signal-to-noise ratio over all pixels and channels; infinite when equal."""
+        """Peak signal-to-noise ratio of pixels, over all frames and channels; infinite if equal."""
         apart = self.original.astype(np.float64) - self.decoded.astype(np.float64)
         error = float(np.mean(apart**2))
         return 10 * math.log10(255**2 / error) if error else math.inf
@@ -105,9 +109,3 @@ class RunRecord:
     def bottleneck(self) -> str:
         """The hop with most thread-seconds per thread, "" if none took any."""
         return bottleneck(self.hop_seconds, self.threads)
-
-    @property
-    def mean_psnr_db(self) -> float | None:
-        """Mean PSNR of the reconstructions that differ from their originals; None without any."""
-        values = [r.psnr_db for r in self.reconstructions if math.isfinite(r.psnr_db)]
-        return sum(values) / len(values) if values else None

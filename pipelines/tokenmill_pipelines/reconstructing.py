@@ -1,0 +1,141 @@
+"""Some samples of a run beside what the tokenizer's decoder makes of their stored tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tokenmill.shards.columns import decode_stream
+from tokenmill.store.plans import read_unit
+from tokenmill.tokenizers.base import Encoder
+from tokenmill.views.base import Array
+from tokenmill.worker.pieces import pieces_of
+from tokenmill.worker.worker import tune_torch
+from tokenmill_pipelines.report.record import Reconstruction
+from tokenmill_pipelines.run import Run
+from tokenmill_schemas.asset import AssetRef, refs_of
+from tokenmill_schemas.errors import AssetError, TokenmillError
+from tokenmill_schemas.job import LimitsConfig
+from tokenmill_schemas.plan import Unit
+from tokenmill_schemas.snapshot import Receipt
+
+#: Views shown beside their reconstructions.
+SHOWN = 8
+#: A clip larger than this is not decoded for a picture of three frames.
+CLIP_BYTES = 256 * 2**20
+COLUMNS = ("asset_key", "view.index", "view.name", "view.flip", "view.axes")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One sample of a run: row ``row`` of the shard of a unit."""
+
+    unit: Unit
+    receipt: Receipt
+    row: int
+
+
+def reconstructions(run: Run) -> Iterator[Reconstruction]:
+    """Yield some samples of this run and their reconstructions, always the same for one run."""
+    if not run.assembly.tokenizer.can_decode:
+        return
+    chosen = spread([pair for pair in _made(run) if pair[1].samples])
+    if not chosen:
+        return
+    try:
+        encoder = run.assembly.tokenizer.load("cpu")
+        tune_torch(run.assembly.job.cluster, "cpu")
+        for one in chosen:
+            yield from _reconstruction(run, encoder, one)
+        encoder.close()
+    except (TokenmillError, RuntimeError, MemoryError) as error:
+        run.observer.warn("the report shows no reconstructions", error=str(error))
+
+
+def refs_by_key(run: Run, unit: Unit) -> dict[str, AssetRef]:
+    """Return the assets of a unit by their keys."""
+    table = read_unit(run.assembly.store.storage, unit)
+    return {ref.key: ref for batch in table.to_batches() for ref in refs_of(batch)}
+
+
+def _made(run: Run) -> list[tuple[Unit, Receipt]]:
+    pairs = zip(run.planned.units, run.encoding.receipts, strict=True)
+    return [(unit, receipt) for unit, receipt in pairs if unit.unit_id in run.encoding.made]
+
+
+def spread(pairs: list[tuple[Unit, Receipt]]) -> list[Chosen]:
+    """Choose `SHOWN` samples evenly over all samples of the run."""
+    ends = np.cumsum([receipt.samples for _, receipt in pairs], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    picks = sorted({(2 * i + 1) * total // (2 * SHOWN) for i in range(SHOWN)} if total else ())
+    chosen = []
+    for pick in picks:
+        index = int(np.searchsorted(ends, pick, side="right"))
+        unit, receipt = pairs[index]
+        chosen.append(Chosen(unit, receipt, pick - int(ends[index]) + receipt.samples))
+    return chosen
+
+
+def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconstruction]:
+    """Yield the sample's reconstruction, or nothing where it is a film too long to look at."""
+    tokens, place = _sample(run, one)
+    ref = refs_by_key(run, one.unit)[place["asset_key"]]
+    try:
+        original, up = _original(run, ref, place)
+    except AssetError as error:
+        run.observer.warn("a sample is not shown in the report", key=ref.key, error=str(error))
+        return
+    decoded = encoder.decode(tokens)[0]
+    name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
+    kind = run.assembly.view.gives
+    yield Reconstruction(ref.key, original, decoded, view=name, kind=kind, up=up)
+
+
+def _sample(run: Run, one: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a sample's tokens, with a leading axis of one, and where it comes from."""
+    rows = np.array([one.row], dtype=np.int64)
+    with run.assembly.store.shard(one.receipt.path) as shard:
+        layout = shard.layout
+        sample = shard.columns(layout.schema.names, rows)
+    tokens = {
+        s.name: _stacked(decode_stream(sample, s, layout.packing)) for s in layout.spec.streams
+    }
+    present = [name for name in COLUMNS if name in sample.schema.names]
+    place: dict[str, Any] = sample.select(present).to_pylist()[0]
+    return tokens, place
+
+
+def _stacked(values: Any) -> npt.NDArray[Any]:
+    """One sample's tokens with a leading axis of one, whether its shape varies or not."""
+    return values[0][None] if isinstance(values, list) else np.asarray(values)
+
+
+def _original(run: Run, ref: AssetRef, place: dict[str, Any]) -> tuple[Array, Literal["y", "z"]]:
+    """Read the view again; returns its data and the axis of it that points up.
+
+    Raises:
+        AssetError: it is too long to be looked at.
+    """
+    assembly = run.assembly
+    limits: LimitsConfig = replace(assembly.job.limits, view_bytes=CLIP_BYTES)
+    with assembly.source.open(ref) as stream:
+        media = assembly.decoder.decode(ref, stream)
+        try:
+            for index, view in enumerate(assembly.view.views(media, ref.key)):
+                wanted = index == place["view.index"]
+                for piece in pieces_of(view, index, whole=wanted, limits=limits):
+                    if wanted and piece.data is not None:
+                        return piece.data, _up(media, place.get("view.axes") or "xyz")
+        finally:
+            media.close()
+    raise TokenmillError(f"{ref.key} has no view {place['view.index']} any more")
+
+
+def _up(media: Any, axes: str) -> Literal["y", "z"]:
+    """Return the axis of a view that points up, by the shape's own and how the view turned it."""
+    source = getattr(media, "up_axis", "") or axes.replace("-", "")[2]
+    return "y" if axes.replace("-", "")[1] == source else "z"
