@@ -124,8 +124,8 @@ class OmniTokenizer:
 
     @property
     def default_view(self) -> dict[str, Any]:
-        """The authors' clips."""
-        return {"kind": "clips", "rule": "adm", "size": 256, "frames": 17}
+        """The authors' clips: short side to 256 without antialiasing, centre crop, 17 frames."""
+        return {"kind": "clips", "rule": "taming", "size": 256, "frames": 17}
 
     @property
     def can_decode(self) -> bool:
