@@ -49,6 +49,7 @@ _UNSTATED = (0, 2, 3)
 _HD_HEIGHT, _HD_WIDTH = 720, 1280
 #: Wider or narrower pixels are not believed.
 _WIDEST_PIXEL = 5
+_BAND_ROWS = 64
 
 
 class ColourError(ValueError):
@@ -159,12 +160,15 @@ def has_alpha(frame: VideoFrame) -> bool:
 
 def over(pixels: Pixels, background: npt.NDArray[np.int32]) -> Pixels:
     """Lay ``uint8[H, W, 4]`` of straight alpha over a background: ``uint8[H, W, 3]``."""
-    alpha = pixels[..., 3:].astype(np.int32)
-    colour = pixels[..., :3]
-    if alpha.min(initial=255) == 255:
-        return np.ascontiguousarray(colour)
-    mixed = (2 * (colour * alpha + background * (255 - alpha)) + 255) // 510
-    return mixed.astype(np.uint8)
+    if pixels[..., 3].min(initial=255) == 255:
+        return np.ascontiguousarray(pixels[..., :3])
+    mixed = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), _BAND_ROWS):  # a frame in 32-bit integers would be large
+        band = pixels[top : top + _BAND_ROWS].astype(np.int32)
+        colour, alpha = band[..., :3], band[..., 3:]
+        sums = 2 * (colour * alpha + background * (255 - alpha)) + 255
+        mixed[top : top + _BAND_ROWS] = sums // 510
+    return mixed
 
 
 def matrix_of(frame: VideoFrame) -> Colorspace | None:

@@ -27,9 +27,9 @@ from typing import BinaryIO
 import av
 from av.codec.context import CodecContext
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -155,7 +155,7 @@ class Pass:
         """
         self.source = Source(stream)
         self.source.seek(0)
-        self._strict = strict
+        self._strict, self._max_pixels = strict, max_pixels
         self._count = self._number = 0
         self._last_dts: int | None = None
         self._early = ""
@@ -220,7 +220,11 @@ class Pass:
         except EOFError:
             return
         except FFmpegError as error:
-            self._damage(reason, f"{where} is not decoded: {error.strerror}")
+            if isinstance(error, ArgumentError) and not (self._count or _pixels(self.stream)):
+                # What FFmpeg says of a size beyond the bound that it was given (`_bounded`).
+                text = f"its frame size is refused; the limit is {self._max_pixels} pixels"
+                raise AssetError(Reason.TOO_MANY_PIXELS, text) from error
+            self._damage(reason, f"{where} is not decoded (FFmpeg: {error.strerror})")
             return
         for frame in frames:
             if frame.is_corrupt:
@@ -242,7 +246,8 @@ class Pass:
 
     def _damage(self, reason: Reason, text: str) -> None:
         if not self._count:
-            self._early, self._early_reason = self._early or text, reason
+            if not self._early:
+                self._early, self._early_reason = text, reason
         elif self._strict:
             raise AssetError(reason, text)
 
@@ -277,6 +282,10 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
     return opened
 
 
+def _kind(stream: Stream) -> str:
+    return "a cover picture" if stream.type == "video" else stream.type
+
+
 def _bounded(max_pixels: int) -> dict[str, str]:
     """Return the option that keeps a decoder from allocating more; frames are coded padded."""
     return {"max_pixels": str(min(2 * max_pixels + 2**16, 2**31 - 1))}
@@ -286,7 +295,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
     """Return the default, else the largest, else the first stream that is no cover picture."""
     streams = [s for s in container.streams.video if not s.disposition & _PICTURES]
     if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        kinds = ", ".join(sorted({_kind(s) for s in container.streams})) or "nothing"
         raise AssetError(Reason.NO_VIDEO, f"no video stream, only {kinds}")
     return max(streams, key=lambda s: (_is_default(s), _pixels(s), -s.index))
 

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 Pixels = npt.NDArray[np.uint8]
@@ -140,12 +141,20 @@ def _mux_silence(
     container.mux(stream.encode())
 
 
-def sound(container: str = "mp4", codec: str = "aac") -> bytes:
-    """Return a container that holds a second of silence and no picture."""
+def sound(container: str = "mp4", codec: str = "aac", *, cover: bool = False) -> bytes:
+    """Return a container that holds a second of silence, and perhaps a cover picture."""
     out = io.BytesIO()
     with av.open(out, "w", format=container, options={"fflags": "+bitexact"}) as opened:
-        spec = ClipSpec(audio=codec, frames=25)
+        spec = ClipSpec(codec="mjpeg", pixel_format="yuvj420p", audio=codec, frames=25)
         stream = _audio_stream(opened, spec)
+        picture = _video_stream(opened, spec) if cover else None
+        if picture is not None:
+            picture.disposition = Disposition.attached_pic
+            frame = av.VideoFrame.from_ndarray(pattern(0, spec.size), format="rgb24")
+            frame = frame.reformat(format=spec.pixel_format)
+            frame.pts, frame.time_base = 0, Fraction(1, spec.rate)
+            opened.mux(picture.encode(frame))
+            opened.mux(picture.encode())
         if stream is not None:
             _mux_silence(opened, stream, spec)
     return out.getvalue()

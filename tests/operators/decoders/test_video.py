@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -214,6 +216,7 @@ def test_sound_and_pictures_are_not_video() -> None:
     """A container without a video stream says so."""
     assert refused(sound()).reason == Reason.NO_VIDEO
     assert refused(sound("ogg", "libopus")).reason == Reason.NO_VIDEO
+    assert refused(sound(cover=True)).reason == Reason.NO_VIDEO
 
 
 def test_the_right_stream_of_a_container_with_sound() -> None:
@@ -254,6 +257,26 @@ def test_limits_hold_before_decoding() -> None:
     listed = AssetRef("k", "mem://a", size_bytes=100)
     with pytest.raises(AssetError, match="listed with 100 bytes"):
         VideoDecoder(limits=DecodeLimits(max_video_bytes=99)).decode(listed, io.BytesIO(data))
+
+
+def test_a_claimed_canvas_is_not_allocated() -> None:
+    """Sizes that only the stream itself tells are bounded inside FFmpeg."""
+    data = bytearray(clip(ClipSpec("gif", "gif", pixel_format="rgb8", frames=2)))
+    struct.pack_into("<HH", data, 6, 40_000, 40_000)
+    assert refused(bytes(data)).reason == Reason.TOO_MANY_PIXELS
+    large = clip(ClipSpec("webm", "libvpx", size=(480, 640), frames=2))
+    assert refused(large, limits=DecodeLimits(max_pixels=9000)).reason == Reason.TOO_MANY_PIXELS
+
+
+def test_joined_recordings_keep_one_size_and_one_timeline() -> None:
+    """A stream that changes its size goes on in the first one's; time goes on too."""
+    first = clip(ClipSpec("mpegts", "libx264", frames=50))
+    second = clip(ClipSpec("mpegts", "libx264", frames=50, size=(96, 128), first=50))
+    video = opened(first + second)
+    got = [(frame.pts, number_of(frame.rgb())) for frame in video.frames()]
+    assert [number for _, number in got] == list(range(100))
+    assert {b - a for (a, _), (b, _) in itertools.pairwise(got)} == {3600}
+    assert video.size == (48, 64)
 
 
 def test_encrypted_video_is_unsupported() -> None:
