@@ -28,7 +28,7 @@ class GroupStream:
         while len(frames):
             part = frames[: self._chunk - self._count]
             frames = frames[len(part) :]
-            self._held.append(part)
+            self._held.append(part.copy())  # the caller may use its buffer again
             self._count += len(part)
             if self._count == self._chunk:
                 self._flush()

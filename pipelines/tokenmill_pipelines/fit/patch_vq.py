@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from tokenmill.tokenizers.patch_vq import (
+from tokenmill.tokenizers.patch_vq_codebook import (
     BASIS_BITS,
     PATCH,
     SYNTHESIS_BITS,
@@ -157,22 +157,23 @@ def training_rows(
     """Return ``float32[patches, D]``: patches of photos and of drawings."""
     drawn_count = int(settings.patches * settings.drawing_share)
     picks = (
-        _draw(camera, settings.patches - drawn_count, rng, _smooth_first),
-        _draw(drawn, drawn_count, rng, _flat_seldom),
+        draw(camera, settings.patches - drawn_count, rng, smooth_first),
+        draw(drawn, drawn_count, rng, _flat_seldom),
     )
     return np.concatenate(picks).astype(np.float32)
 
 
-def _draw(
+def draw(
     features: IntArray, count: int, rng: np.random.Generator, weigh: Callable[[Floats], Floats]
 ) -> IntArray:
+    """Return ``count`` rows of features, drawn by the weights of their energy."""
     rows = features.reshape(-1, features.shape[-1])
     weights = weigh(np.square(rows[:, MEANS:].astype(np.float32)).sum(1)).astype(np.float64)
     picked = rng.choice(len(rows), min(count, len(rows)), replace=False, p=weights / weights.sum())
     return rows[picked]
 
 
-def _smooth_first(energy: Floats) -> Floats:
+def smooth_first(energy: Floats) -> Floats:
     """Texture masks errors and smooth areas show them, so smooth patches weigh more."""
     weights = 1 / np.sqrt(1 + energy / SMOOTH_ENERGY)
     return np.asarray(weights, np.float32)

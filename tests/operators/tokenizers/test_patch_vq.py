@@ -11,12 +11,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tokenmill.tokenizers import open_tokenizer
-from tokenmill.tokenizers.patch_vq import (
+from tokenmill.tokenizers.patch_vq import WEIGHTS, PatchEncoder, PatchVQ
+from tokenmill.tokenizers.patch_vq_codebook import (
     BASIS_BITS,
-    WEIGHTS,
     Codebook,
-    PatchEncoder,
-    PatchVQ,
     from_patches,
     load_codebook,
     nearest_codes,
@@ -32,7 +30,9 @@ SAMPLES = Path(__file__).parents[3] / "pipelines/samples/images/photos"
 @pytest.fixture(scope="module")
 def encoder() -> PatchEncoder:
     """The shipped quantizer."""
-    return PatchVQ().load()
+    loaded = PatchVQ().load()
+    assert isinstance(loaded, PatchEncoder)
+    return loaded
 
 
 def _photo(name: str, size: int = 256) -> npt.NDArray[np.uint8]:

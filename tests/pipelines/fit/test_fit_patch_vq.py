@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenmill.tokenizers.patch_vq import BASIS_BITS
+from tokenmill.tokenizers.patch_vq_codebook import BASIS_BITS
 from tokenmill_pipelines.fit import patch_vq as fitting
 from tokenmill_pipelines.fit.pictures import Corpora, drawings, photos, recolour
 
