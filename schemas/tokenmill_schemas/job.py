@@ -147,7 +147,7 @@ class Job:
 
 OPERATORS = ("source", "view", "tokenizer", "decoder")
 #: Keys that hold local paths or URLs; relative ones are taken from the job file's folder.
-PATH_KEYS = ("source.urls", "source.base", "tokenizer.checkpoint", "store.uri")
+PATH_KEYS = ("source.urls", "source.base", "view.weights", "tokenizer.checkpoint", "store.uri")
 
 
 def parse_job(values: Mapping[str, Any], *, base: str = "") -> Job:
@@ -240,6 +240,7 @@ def resolve_paths(job: Job) -> Job:
     return replace(
         job,
         source=operator(job.source, "source"),
+        view=operator(job.view, "view") if job.view is not None else None,
         tokenizer=operator(job.tokenizer, "tokenizer"),
         store=replace(job.store, uri=resolve(job.store.uri, job.base)),
     )

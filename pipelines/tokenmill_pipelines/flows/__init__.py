@@ -13,7 +13,7 @@ from tokenmill_pipelines.flows.settings import configure, configured, home
 if TYPE_CHECKING:
     from tokenmill_pipelines.run import Run
 
-__all__ = ["configured", "run_flow"]
+__all__ = ["api", "configured", "run_flow"]
 
 
 def run_flow(run: Run) -> None:
@@ -22,15 +22,22 @@ def run_flow(run: Run) -> None:
     Raises:
         PrefectServerError: no API is configured and no temporary server came up.
     """
-    configure()
-    with _api():
+    with api():
         from tokenmill_pipelines.flows.tokenize import tokenize
 
         tokenize(run)
 
 
 @contextlib.contextmanager
-def _api() -> Iterator[None]:
+def api() -> Iterator[None]:
+    """Have a Prefect API inside the block: the configured one, or a quiet server for it alone.
+
+    Several runs inside one block share the server.
+
+    Raises:
+        PrefectServerError: no API is configured and no temporary server came up.
+    """
+    configure()
     if configured():
         yield
         return

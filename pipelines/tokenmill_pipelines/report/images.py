@@ -63,5 +63,5 @@ def _partial(data: bytes) -> Image.Image | None:
 
 def _png_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
