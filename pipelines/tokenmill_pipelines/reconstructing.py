@@ -89,10 +89,15 @@ def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconst
     except AssetError as error:
         run.observer.warn("a sample is not shown in the report", key=ref.key, error=str(error))
         return
-    decoded = encoder.decode(tokens)[0]
+    decoded = _as_view(encoder.decode(tokens)[0], original)
     name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
     kind = run.assembly.view.gives
     yield Reconstruction(ref.key, original, decoded, view=name, kind=kind, up=up)
+
+
+def _as_view(decoded: Array, original: Array) -> Array:
+    """Return an image where the tokenizer of clips gives it back as a clip of one frame."""
+    return decoded[0] if decoded.ndim == original.ndim + 1 and len(decoded) == 1 else decoded
 
 
 def _sample(run: Run, one: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -41,6 +41,8 @@ class Encoder(Protocol):
     def decode(self, tokens: Mapping[str, Any], /) -> Any:
         """Return reconstructions, stacked views of the kind that it takes (a list if ragged).
 
+        A tokenizer of clips and images gives clips, an image as one of one frame.
+
         Raises:
             JobError: this tokenizer has no decoder, or its checkpoint has none.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,10 @@ from tokenmill.tokenizers.clip_grid import Frames
 from tokenmill.tokenizers.cosmos import Cosmos, Variant
 from tokenmill.tokenizers.networks.cosmos_config import CosmosConfig, official
 from tokenmill.tokenizers.networks.cosmos_parts import Fsq, haar, unhaar
+from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.errors import CheckpointError, JobError
+from tokenmill_schemas.job import Job
 
 VARIANTS = get_args(Variant)
 SMALL = {"channels": 32, "num_res_blocks": 1, "channels_mult": (1, 2, 2)}
@@ -351,3 +355,13 @@ def test_every_id_has_a_code_of_its_own() -> None:
     assert codes.max() == 1
     assert torch.equal(codes[:8, 0], torch.arange(-4, 4) / 4)
     assert codes[8].tolist() == [-1.0, -0.5, -1.0]
+
+
+def test_pictures_go_through_a_tokenizer_of_videos(noise_job: Callable[..., Job]) -> None:
+    """A run over pictures stores grids of one slot, and its report has their reconstructions."""
+    options = {"kind": "cosmos", "variant": "DV4x8x8", "checkpoint": "random:0", "config": TINY}
+    view = {"kind": "center_crop", "size": 32}
+    job = noise_job(source={"count": 3}, tokenizer=options, view=view, decoder={"kind": "image"})
+    result = run_job(job, observer=SilentObserver())
+    assert result.totals["tokens"] == 3 * 4 * 4
+    assert "mean PSNR" in Path(result.report).read_text()
