@@ -26,7 +26,8 @@ from tokenmill.views.voxelise import Bools, filled, point_voxels, surface_voxels
 from tokenmill_schemas.asset import Modality
 from tokenmill_schemas.errors import Reason
 
-MAX_RESOLUTION = 1024
+#: Filling labels every cell with four bytes: half a gigabyte here.
+MAX_RESOLUTION = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ def test_what_gives_no_view_has_a_reason(
 @pytest.mark.parametrize(
     ("kind", "options", "text"),
     [
-        ("voxels", {"resolution": 0}, "resolution must be between 1 and 1024"),
+        ("voxels", {"resolution": 0}, "resolution must be between 1 and 512"),
         ("voxels", {"extent": 0.0}, "extent must be a positive number"),
         ("voxels", {"fill": "half"}, "surface"),
         ("points", {"count": 0}, "count must be between"),

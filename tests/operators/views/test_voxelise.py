@@ -72,7 +72,7 @@ def half(
 
 
 @given(soups)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_exactly_the_cells_that_triangles_meet(soup: Floats) -> None:
     """Touching counts, on borders and corners too, and lines and points are triangles as well."""
     assert np.array_equal(voxels_of(soup), brute_force(soup))
