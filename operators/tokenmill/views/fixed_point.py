@@ -19,11 +19,17 @@ _ONE = 2048
 Ints = npt.NDArray[np.int32]
 
 
-def resize_bilinear(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return ``uint8[H, W, C]`` resized to ``size`` (width, height)."""
+def resize_bilinear(
+    pixels: Pixels, size: tuple[int, int], crop: tuple[int, int, int, int] | None = None
+) -> Pixels:
+    """Return ``uint8[H, W, C]`` resized to ``size`` (width, height).
+
+    With ``crop`` (left, top, right, bottom in pixels of the result) only that part is computed.
+    """
     height, width = pixels.shape[:2]
-    left, right, x0, x1 = _taps(width, size[0], clamp=True)
-    top, bottom, y0, y1 = _taps(height, size[1], clamp=False)
+    box = crop or (0, 0, *size)
+    left, right, x0, x1 = (t[box[0] : box[2]] for t in _taps(width, size[0], clamp=True))
+    top, bottom, y0, y1 = (t[box[1] : box[3]] for t in _taps(height, size[1], clamp=False))
     weight0, weight1 = x0[:, None], x1[:, None]
     rows: Ints = np.unique(np.concatenate([top, bottom]))
     source = pixels[rows].astype(np.int32)

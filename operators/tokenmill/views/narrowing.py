@@ -30,6 +30,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tokenmill.views.base import Pixels
+from tokenmill.views.fixed_point import resize_bilinear
 from tokenmill.views.resize import PILLOW, Filter, Fit, Size, apply, owned
 
 Floats = npt.NDArray[np.float64]
@@ -89,6 +90,8 @@ class Route:
 
     def pixels(self, rgb: Pixels) -> Pixels:
         """Return what ``owned(apply(Image.fromarray(rgb), how))`` returns."""
+        if len(self.how.steps) == 1 and self.how.steps[0][1] == "opencv_bilinear":
+            return resize_bilinear(rgb, self.how.steps[0][0], self.how.crop)
         if not self.steps:
             return owned(apply(Image.fromarray(rgb), self.how))
         first = self.steps[0]
