@@ -127,7 +127,8 @@ def energy_basis(clips: Pixels, settings: VideoSettings) -> IntArray:
     energy = np.zeros((3, FRAMES * PATCH * PATCH))
     for clip in clips:
         values = to_tubes(clip[None]).reshape(-1, FRAMES * PATCH * PATCH, 3) @ YCBCR.T
-        energy += np.square(np.einsum("kn,bnc->bck", cosines, values)).mean(0)
+        planes = values.transpose(0, 2, 1).reshape(-1, FRAMES * PATCH * PATCH)
+        energy += np.square(planes @ cosines.T).reshape(-1, *energy.shape).mean(0)
     energy[:, 0] = np.inf
     picked = [
         (plane, kind)

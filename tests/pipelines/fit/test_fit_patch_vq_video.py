@@ -20,6 +20,7 @@ def corpora(tmp_path: Path) -> clips.ClipCorpora:
         "photos": [("a.png", "CC-BY-4.0"), ("b.png", "CC-BY-SA-4.0")],
         "drawings": [(f"{n}.png", "public domain") for n in range(3)],
     }
+    sizes = {"photos": (700, 660), "drawings": (140, 150)}
     for folder, names in listings.items():
         (tmp_path / folder).mkdir()
         rows = [{"uri": uri, "licence": licence, "same_as": ""} for uri, licence in names]
@@ -27,9 +28,7 @@ def corpora(tmp_path: Path) -> clips.ClipCorpora:
         (tmp_path / folder / "listing.jsonl").write_text(text)
         for uri, _ in names:
             noise = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8))
-            noise.resize((700, 660) if folder == "photos" else (140, 150)).save(
-                tmp_path / folder / uri
-            )
+            noise.resize(sizes[folder]).save(tmp_path / folder / uri)
     _film(tmp_path / "film.mkv", 200)
     pictures = Corpora(tmp_path / "photos", tmp_path / "drawings")
     return clips.ClipCorpora(pictures, tmp_path / "film.mkv")
