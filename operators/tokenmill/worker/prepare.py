@@ -25,7 +25,8 @@ FILTERS = frozenset(
         *(Reason.OTHER_MODALITY, Reason.TOO_SHORT),
     }
 )
-
+#: Reasons that are a rule of the view's in that stage, and a limit of the job's in others.
+VIEW_FILTERS = frozenset({(Reason.TOO_MANY_FACES, "view")})
 
 #: Where objects lie in memory, as `repr` tells: never twice the same, and nobody's business.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -43,7 +44,8 @@ class Prepared:
 
 def rejection(ref: AssetRef, error: AssetError) -> Reject:
     """Return the record of an asset that gives no samples."""
-    kind: Disposition = "filtered" if error.reason in FILTERS else "quarantine"
+    by_rule = error.reason in FILTERS or (error.reason, error.stage) in VIEW_FILTERS
+    kind: Disposition = "filtered" if by_rule else "quarantine"
     text = ADDRESS.sub("", str(error))
     return Reject(ref.key, ref.uri, str(error.reason), error.stage, text, kind)
 
