@@ -9,6 +9,7 @@ manual is followed, binary files apart.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,13 +33,15 @@ from tokenmill.decoders.shape_parts import (
 from tokenmill_schemas.errors import AssetError, Reason
 
 BLOCK_BYTES = 4 * 2**20
+#: No vertex and no polygon of any use is as long; memory for the words of a line is bounded so.
+MAX_LINE_BYTES = 2**20
+#: Lines of OFF that are taken apart at once.
+_BATCH = 50_000
 _OFF_HEADER = re.compile(rb"(?:\s|#[^\n]*\n)*+((?:ST)?C?N?(4)?(n)?OFF\b[ \t]*(BINARY)?)")
 _OFF_COUNTS = 3
 _UNIT_TOLERANCE = 0.01
 _FREE_FORM = re.compile(rb"^(surf|curv2?)[ \t]", re.MULTILINE)
-_CONTINUED = re.compile(rb"\\\r?\n")
 _COMMENT = re.compile(rb"#[^\n]*")
-_INDENTED = re.compile(rb"^[ \t]+([vf][ \t])", re.MULTILINE)
 _AFTER_SLASH = re.compile(rb"/\S*")
 
 
@@ -48,11 +51,22 @@ def with_newlines(data: bytes) -> bytes:
 
 
 def blocks(data: bytes, start: int = 0) -> Iterator[list[bytes]]:
-    """Yield the lines of a text from ``start``, some megabytes at a time."""
+    """Yield the lines of a text from ``start``, some megabytes at a time, without comments.
+
+    Raises:
+        AssetError: ``corrupt``: a line is longer than a megabyte.
+    """
     while start < len(data):
         stop = data.find(b"\n", min(start + BLOCK_BYTES, len(data)))
         stop = len(data) if stop < 0 else stop
-        yield data[start:stop].split(b"\n")
+        block = data[start:stop]
+        if b"#" in block:
+            block = _COMMENT.sub(b"", block)
+        lines = block.split(b"\n")
+        longest = max(map(len, lines))
+        if longest > MAX_LINE_BYTES:
+            raise corrupt(f"a text with a line of {longest} bytes")
+        yield lines
         start = stop + 1
 
 
@@ -81,6 +95,7 @@ class _Obj:
 
     def take(self, lines: list[bytes]) -> None:
         """Read the next lines."""
+        lines = [line.lstrip() if line[:1] in b" \t" else line for line in lines]
         points = [line for line in lines if line.startswith((b"v ", b"v\t"))]
         polygons = [line for line in lines if line.startswith((b"f ", b"f\t"))]
         self.budget.points(self.vertex_count + len(points), "OBJ")
@@ -113,13 +128,11 @@ class _Obj:
 
 
 def _obj_lines(data: bytes) -> bytes:
-    """Return the text of an OBJ file without comments, continued lines and indentation."""
+    """Return the text of an OBJ file, continued lines joined."""
     text = with_newlines(data)
     if b"\\" in text:
-        text = _CONTINUED.sub(b" ", text)
-    if b"#" in text:
-        text = _COMMENT.sub(b"", text)
-    return _INDENTED.sub(rb"\1", text) if _INDENTED.search(text) else text
+        text = text.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ")
+    return text
 
 
 def read_obj(data: bytes, budget: Budget) -> Geometry:
@@ -140,12 +153,9 @@ def read_obj(data: bytes, budget: Budget) -> Geometry:
 
 
 def _content(data: bytes, start: int) -> Iterator[bytes]:
-    """Yield the lines from ``start`` that say something, without comments."""
+    """Yield the lines from ``start`` that say something."""
     for lines in blocks(data, start):
-        for line in lines:
-            kept = line.split(b"#", 1)[0].strip() if b"#" in line else line.strip()
-            if kept:
-                yield kept
+        yield from filter(None, map(bytes.strip, lines))
 
 
 def read_off(data: bytes, budget: Budget) -> Geometry:
@@ -167,9 +177,15 @@ def read_off(data: bytes, budget: Budget) -> Geometry:
         raise truncated(
             f"OFF of {len(data)} bytes claims {vertex_count} points, {face_count} faces"
         )
-    vertices = columns(_taken(lines, vertex_count, "points"), 0, 3, "OFF vertex")
-    faces = _off_faces(_taken(lines, face_count, "faces"), budget)
-    return Geometry(vertices, checked_faces(faces, vertex_count, "OFF"))
+    points = [columns(b, 0, 3, "OFF vertex") for b in _batches(lines, vertex_count, "points")]
+    faces = [NO_FACES]
+    triangles = read = 0
+    for batch in _batches(lines, face_count, "faces"):
+        read += len(batch)
+        faces.append(_off_faces(batch, is_last=read == face_count))
+        triangles = budget.faces(triangles + len(faces[-1]), "OFF")
+    vertices = np.concatenate([np.zeros((0, 3)), *points])
+    return Geometry(vertices, checked_faces(np.concatenate(faces), vertex_count, "OFF"))
 
 
 def _off_body(text: bytes) -> int:
@@ -181,22 +197,25 @@ def _off_body(text: bytes) -> int:
     return header.end()
 
 
-def _taken(lines: Iterator[bytes], count: int, what: str) -> list[bytes]:
-    taken = [line for _, line in zip(range(count), lines, strict=False)]
-    if len(taken) < count:
-        raise truncated(f"OFF claims {count} {what} and has {len(taken)}")
-    return taken
+def _batches(lines: Iterator[bytes], count: int, what: str) -> Iterator[list[bytes]]:
+    """Yield the next ``count`` lines, some thousands at a time."""
+    for start in range(0, count, _BATCH):
+        batch = list(itertools.islice(lines, min(_BATCH, count - start)))
+        if len(batch) < min(_BATCH, count - start):
+            raise truncated(f"OFF claims {count} {what} and has {start + len(batch)}")
+        yield batch
 
 
-def _off_faces(lines: list[bytes], budget: Budget) -> Faces:
+def _off_faces(lines: list[bytes], *, is_last: bool) -> Faces:
     words = [line.split() for line in lines]
     sizes = numbers(b" ".join(word[0] for word in words), int, "OFF face")
-    budget.faces(int(np.maximum(sizes - 2, 0).sum()), "OFF")
     corners: list[bytes] = []
     for i, (word, size) in enumerate(zip(words, sizes.tolist(), strict=True)):
         if not 0 <= size < len(word):
-            wrong = truncated if size > 0 and i == len(words) - 1 else corrupt
-            raise wrong(f"OFF: a face of {size} corners names {len(word) - 1}")
+            is_cut = is_last and size > 0 and i == len(words) - 1
+            raise (truncated if is_cut else corrupt)(
+                f"OFF: a face of {size} corners names {len(word) - 1}"
+            )
         corners += word[1 : size + 1]
     return fan(sizes, numbers(b" ".join(corners), int, "OFF face"))
 

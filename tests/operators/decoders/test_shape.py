@@ -195,6 +195,7 @@ def test_every_format_holds_to_the_limits(name: str) -> None:
         (b"v 0 0 0\nv 0 0", "a", Reason.TRUNCATED),
         (b"OFF\n1 2 0\n0 0 0\n3 0 0\n3 0 0 0\n", "a", Reason.CORRUPT),
         (b"OFF\n1 1 0\n0 0 0\n3 0 0\n", "a", Reason.TRUNCATED),
+        (b"v 0 0 0\nf " + b"1 " * 2**20 + b"\n", "a", Reason.CORRUPT),
         (b"OFF BINARY\n\0\0", "a", Reason.UNSUPPORTED),
         (b"4OFF\n1 0 0\n0 0 0 0\n", "a", Reason.UNSUPPORTED),
         (b"0 0 0\n1 1\n", "a", Reason.CORRUPT),
