@@ -42,7 +42,7 @@ _LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorli
 #: What bytes raise that are no TorchScript file, or only a part of one.
 _MALFORMED = (
     zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, LookupError, ValueError,
-    TypeError, AttributeError, RuntimeError, OverflowError, NotImplementedError,
+    TypeError, AttributeError, RuntimeError, OverflowError, MemoryError, NotImplementedError,
 )  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def settings_of(path: Path, name: str) -> dict[str, Any]:
             with archive.open(found[0]) as file:
                 value = _Settings(file).load()
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, LookupError, ValueError,
-            TypeError, AttributeError) as error:  # fmt: skip
+            TypeError, AttributeError, OverflowError, MemoryError) as error:  # fmt: skip
         raise CheckpointError(f"{name} is not a whole torch file: {error}") from error
     given = value.get("hyper_parameters") if isinstance(value, dict) else None
     if isinstance(given, Mapping):
