@@ -41,6 +41,7 @@ from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.strict import nearest
 from tokenmill_schemas.tokens import Stream, TokenSpec
 
+VARIANTS = tuple(DEFAULTS)
 _WEIGHTS = tuple(
     f"diffusion_pytorch_model.{end}"
     for end in ("safetensors", "safetensors.index.json", "bin", "bin.index.json")

@@ -54,6 +54,7 @@ from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 _FOLDER = Path(__file__).parent / "weights"
 WEIGHTS = _FOLDER / "patch_vq.safetensors"
 VIDEO_WEIGHTS = _FOLDER / "patch_vq_video.safetensors"
+VARIANTS = ("image", "video")
 GROUPS = Frames(FRAMES, FRAMES)
 
 
