@@ -31,13 +31,13 @@ Variant = Literal[
     "imagenet_ucf_vae", "imagenet_k600_vae",
 ]  # fmt: skip
 _PICTURES = {"temporal_patch_size": 2, "spatial_pos": "rel"}
+_VAE = {"use_vae": True}
 #: What the authors' commands say of a model; a checkpoint's own settings go before it.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "imagenet_only": _PICTURES,
-    "celebahq": _PICTURES,
-    "ffhq": _PICTURES,
-    "imagenet_ucf_vae": {"use_vae": True},
-    "imagenet_k600_vae": {"use_vae": True},
+    **dict.fromkeys(("imagenet_only", "celebahq", "ffhq"), _PICTURES),
+    **dict.fromkeys(("imagenet_ucf", "imagenet_k600", "imagenet_mit", "imagenet_sthv2"), {}),
+    **dict.fromkeys(("celebahq_ucf", "celebahq_k600", "ffhq_ucf", "ffhq_k600"), {}),
+    **dict.fromkeys(("imagenet_ucf_vae", "imagenet_k600_vae"), _VAE),
 }
 #: Input in [-0.5, 0.5].
 CENTERED = Normalisation(mean=(0.5,), std=(1.0,))
@@ -89,7 +89,7 @@ class OmniTokenizer:
         return self._build(settings_of(local_file(name), name))
 
     def _build(self, settings: dict[str, Any]) -> OmniConfig:
-        variant = VARIANTS.get(self.variant, {})
+        variant = VARIANTS[self.variant]
         given = {**variant, **settings, **self.config, "attention": self.attention}
         return build(OmniConfig, given, path="tokenizer.config")
 

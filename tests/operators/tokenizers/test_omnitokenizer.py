@@ -6,7 +6,7 @@ import argparse
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from tokenmill.tokenizers.networks.omnitokenizer_layers import (
     Peg,
     alibi_slopes,
 )
-from tokenmill.tokenizers.omnitokenizer import OmniTokenizer
+from tokenmill.tokenizers.omnitokenizer import VARIANTS, OmniTokenizer, Variant
 from tokenmill_schemas.errors import CheckpointError, JobError
 
 SMALL: dict[str, Any] = {
@@ -132,6 +132,7 @@ def test_the_models_of_pictures_take_two_frames_per_slot() -> None:
     """The variants differ as the authors' commands do."""
     assert OmniTokenizer("celebahq", checkpoint="random:0").spec((7, 64, 64))["video"].shape[0] == 4
     assert OmniTokenizer(checkpoint="random:0").spec((17, 256, 256))["video"].positions == 5120
+    assert set(VARIANTS) == set(get_args(Variant))
 
 
 def weights_of(tokenizer: OmniTokenizer) -> dict[str, Tensor]:
