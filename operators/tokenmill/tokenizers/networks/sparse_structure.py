@@ -24,10 +24,10 @@ Posterior = Literal["mean", "mean_logvar"]
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over axis 1, in float32 whatever the input's type."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` (``[B, C, X, Y, Z]``) normalised at every position, in its own type."""
-        last: Tensor = super().forward(x.float().movedim(1, -1))
-        return last.movedim(-1, 1).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as the parent has it
+        """Return ``[B, C, X, Y, Z]`` normalised at every position, in its own type."""
+        last: Tensor = super().forward(input.float().movedim(1, -1))
+        return last.movedim(-1, 1).to(input.dtype)
 
 
 class TorsoConv(nn.Conv3d):
@@ -37,13 +37,13 @@ class TorsoConv(nn.Conv3d):
     and the result is rounded: what GPUs do inside, and 70 times faster than PyTorch's own.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as the parent has it
         """Return the convolved ``[B, C, X, Y, Z]``."""
-        if x.device.type != "cpu" or x.dtype != torch.float16:
-            return super().forward(x)
+        if input.device.type != "cpu" or input.dtype != torch.float16:
+            return super().forward(input)
         bias = None if self.bias is None else self.bias.float()
         return F.conv3d(
-            x.float(), self.weight.float(), bias, stride=self.stride, padding=self.padding
+            input.float(), self.weight.float(), bias, stride=self.stride, padding=self.padding
         ).half()
 
 
