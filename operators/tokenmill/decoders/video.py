@@ -35,7 +35,8 @@ from tokenmill.decoders.video_colour import (
 )
 from tokenmill.decoders.video_containers import Container
 from tokenmill.decoders.video_opening import blaming, recognise
-from tokenmill.decoders.video_passes import Pass, Timeline
+from tokenmill.decoders.video_passes import Pass
+from tokenmill.decoders.video_timeline import Timeline
 from tokenmill_schemas.arrow import VIDEO_FACT_FIELDS
 from tokenmill_schemas.asset import AssetRef, Modality
 from tokenmill_schemas.errors import AssetError, Reason

@@ -1,7 +1,7 @@
 """From a decoded frame to upright 8-bit RGB: one stated rule for every pixel format.
 
 The arithmetic is swscale's, with the flags that make it exact and the same on every processor
-(``bitexact``, ``accurate_rnd``, ``full_chroma_int``, ``full_chroma_inp``), in one pass:
+(``bitexact``, ``accurate_rnd``, ``full_chroma_int``), in one pass:
 
 - the matrix is the stream's own; where it states none, BT.709 for frames of at least 720 lines or
   1,280 columns and BT.601 below, as players do. A matrix that swscale lacks (YCgCo, ICtCp,
@@ -9,7 +9,8 @@ The arithmetic is swscale's, with the flags that make it exact and the same on e
 - limited or full range as the stream states, limited where it states none (JPEG's formats: full);
 - samples of more than 8 bits are scaled to 8 by swscale; nothing is tone-mapped: PQ and HLG keep
   their curve, and primaries are not converted;
-- chroma is interpolated bicubically, and so are pixels that are stretched to square;
+- chroma is interpolated bilinearly (swscale's own quick way would repeat each sample), and so are
+  pixels that are stretched to square;
 - alpha over a background as for pictures: ``round((c * a + background * (255 - a)) / 255)`` on
   straight values (`tokenmill.decoders.modes`);
 - interlaced frames are converted as they are.
@@ -29,10 +30,9 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 Pixels = npt.NDArray[np.uint8]
 
 _EXACT = (
-    Interpolation.BICUBIC
+    Interpolation.BILINEAR
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
     | Interpolation.BITEXACT
 )
 _QUICK = Interpolation.BILINEAR | Interpolation.BITEXACT

@@ -1,4 +1,4 @@
-"""One pass over a video stream: packets to frames, timestamps that rise, damage that is told.
+"""One pass over a video stream: packets to frames, and damage that is told.
 
 What FFmpeg's own loop would hide is made explicit here:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from fractions import Fraction
 from types import TracebackType
 from typing import BinaryIO
 
@@ -44,9 +43,6 @@ _OPEN = {"probesize": "5000000", "analyzeduration": "5000000", "protocol_whiteli
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 #: The native decoders of VP8 and VP9 leave alpha out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_MAX_PTS = 2**60
-_JUMP_S = 1
-_DEFAULT_RATE = 25
 #: Makes decoders of the H.263 family look at what they read; the others do anyway.
 _WATCHFUL = "bitstream+buffer"
 #: Containers whose streams' own durations can be believed; an MP4's edit list shows a part only.
@@ -108,38 +104,6 @@ class Source:
             raise AssetError(Reason.UNREADABLE, f"reading failed: {error}") from error
         if error is not None:
             raise error
-
-
-class Timeline:
-    """Makes presentation timestamps rise strictly.
-
-    One that is missing follows the last by a frame's duration. One that does not rise is put one
-    tick behind the last; if it lies more than a second back, a new stretch of time begins (joined
-    recordings) and everything from there is moved behind what came before.
-    """
-
-    def __init__(self, rate: Fraction | None, time_base: Fraction) -> None:
-        self._step = max(1, round(1 / ((rate or _DEFAULT_RATE) * time_base)))
-        self._jump = _JUMP_S / time_base
-        self._last: int | None = None
-        self._duration = 0
-        self._shift = 0
-
-    def place(self, pts: int | None, duration: int = 0) -> int:
-        """Return the timestamp of the next frame, whose own are ``pts`` and ``duration``."""
-        last, step = self._last, self._duration or self._step
-        known = pts if pts is not None and abs(pts) < _MAX_PTS else None
-        if last is None:
-            placed = known or 0
-        elif known is None:
-            placed = last + step
-        elif last - known - self._shift > self._jump:
-            placed = last + step
-            self._shift = placed - known
-        else:
-            placed = max(known + self._shift, last + 1)
-        self._last, self._duration = placed, max(0, duration)
-        return placed
 
 
 class Pass:
@@ -282,6 +246,13 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
     return opened
 
 
+def _is_encrypted(context: VideoCodecContext) -> bool:
+    try:
+        return context.codec_tag == "encv"
+    except UnicodeDecodeError:  # PyAV takes a tag for text; a damaged one is any four bytes
+        return False
+
+
 def _kind(stream: Stream) -> str:
     return "a cover picture" if stream.type == "video" else stream.type
 
@@ -325,7 +296,7 @@ def _decoder(stream: VideoStream, max_pixels: int, *, strict: bool) -> VideoCode
     context = stream.codec_context
     if context is None:
         raise AssetError(Reason.UNSUPPORTED, "a video codec that FFmpeg does not decode here")
-    if context.codec_tag == "encv":
+    if _is_encrypted(context):
         raise AssetError(Reason.UNSUPPORTED, "encrypted video")
     if _pixels(stream) > max_pixels:
         claim = f"{context.width}x{context.height} = {_pixels(stream)} pixels"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenmill.decoders.video import VideoDecoder
 from tokenmill.decoders.video_claims import missing
 from tokenmill.decoders.video_containers import sniff
-from tokenmill.decoders.video_passes import Timeline
+from tokenmill.decoders.video_timeline import Timeline
 from tokenmill.testing.checks import require
 from tokenmill.testing.clips import ClipSpec, clip, number_of
 from tokenmill_schemas.asset import AssetRef
@@ -189,6 +189,12 @@ def test_reasons_say_what_is_missing() -> None:
         container = sniff(data[:4096])
         assert container is not None
         assert words in missing(container, io.BytesIO(data), len(data))
+
+
+def test_a_tag_that_is_no_text_fails_nothing() -> None:
+    """The four bytes that name a codec may be any when they are damaged."""
+    data = clip(ClipSpec("avi", "mpeg4", frames=3)).replace(b"FMP4", b"\xa6MP4")
+    assert outcome(data) in (3, Reason.UNSUPPORTED, Reason.NO_VIDEO, Reason.CORRUPT)
 
 
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(sorted(CASES)))
