@@ -35,8 +35,14 @@ _VAE = {"use_vae": True}
 #: What the authors' commands say of a model; a checkpoint's own settings go before it.
 VARIANTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("imagenet_only", "celebahq", "ffhq"), _PICTURES),
-    **dict.fromkeys(("imagenet_ucf", "imagenet_k600", "imagenet_mit", "imagenet_sthv2"), {}),
-    **dict.fromkeys(("celebahq_ucf", "celebahq_k600", "ffhq_ucf", "ffhq_k600"), {}),
+    "imagenet_ucf": {},
+    "imagenet_k600": {},
+    "imagenet_mit": {},
+    "imagenet_sthv2": {},
+    "celebahq_ucf": {},
+    "celebahq_k600": {},
+    "ffhq_ucf": {},
+    "ffhq_k600": {},
     **dict.fromkeys(("imagenet_ucf_vae", "imagenet_k600_vae"), _VAE),
 }
 #: Input in [-0.5, 0.5].
