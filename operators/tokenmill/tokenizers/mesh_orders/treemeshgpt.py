@@ -131,7 +131,7 @@ def twins_of(start: Ints, end: Ints) -> Ints:
     one, other = order[same], order[same + 1]
     clashes = int((start[one] == start[other]).sum() + (np.diff(same) == 1).sum())
     if clashes:
-        raise _refused(f"faces run the same way along an edge, or more than two meet ({clashes}x)")
+        raise _refused(f"{clashes} edges have faces that run the same way, or more than two faces")
     twins = np.full(len(start), NONE)
     twins[one], twins[other] = other, one
     borders = np.bincount(start[twins == NONE])
