@@ -15,7 +15,7 @@ from tokenmill.sources.base import Source
 from tokenmill.store import Identity, Store
 from tokenmill.tokenizers.base import Tokenizer
 from tokenmill.views import open_view
-from tokenmill.views.base import View
+from tokenmill.views.base import View, ViewShape
 from tokenmill.worker.spec import WorkerSpec
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import JobError
@@ -65,7 +65,7 @@ def assemble(job: Job) -> Assembly:
     view = _open_view(job, tokenizer)
     _check_kinds(view, tokenizer)
     decoder = _open_decoder(job, view)
-    spec = tokenizer.spec(view.shape)
+    spec = tokenizer.spec(_shape(view))
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
@@ -84,6 +84,14 @@ def _open_view(job: Job, tokenizer: Tokenizer) -> View:
         return open_view(job.view.kind, job.view.options)
     options = dict(tokenizer.default_view)
     return open_view(options.pop("kind"), options)
+
+
+def _shape(view: View) -> ViewShape | None:
+    """Return the shape of the view's views; of clips always with its axes, for they may be images.
+
+    A tokenizer that takes both tells clips of any size from images of any size by that.
+    """
+    return (None, None, None) if view.shape is None and view.gives == "clip" else view.shape
 
 
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:

@@ -96,8 +96,14 @@ def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconst
 
 
 def _as_view(decoded: Array, original: Array) -> Array:
-    """Return an image where the tokenizer of clips gives it back as a clip of one frame."""
-    return decoded[0] if decoded.ndim == original.ndim + 1 and len(decoded) == 1 else decoded
+    """Return what stands for the original where a tokenizer of clips gives back more.
+
+    An image comes back as a clip of one frame, and a clip of one frame as a group of equal ones.
+    """
+    if decoded.ndim == original.ndim + 1 and len(decoded) == 1:
+        frame: Array = decoded[0]
+        return frame
+    return decoded[:1] if original.ndim == 4 and len(original) == 1 else decoded
 
 
 def _sample(run: Run, one: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -12,6 +12,7 @@ scaled where a stream changes it; edit lists apply; interlaced frames stay as th
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,9 +28,11 @@ from av.video.frame import VideoFrame
 
 from tokenmill.decoders.base import DecodeLimits
 from tokenmill.decoders.video_colour import (
+    Chroma,
     ColourError,
     Converter,
     Pixels,
+    Turn,
     square_size,
     turn_of,
 )
@@ -55,6 +58,7 @@ class VideoDecoder:
         background: RGB that shows through transparent pixels.
         pixel_aspect: ``square`` stretches pixels that are not square, as players do; ``stored``
             leaves them.
+        chroma: ``nearest`` or ``bilinear``, see `tokenmill.decoders.video_colour`.
         damaged: ``reject`` refuses a file that was cut short or is damaged; ``keep`` gives what
             can be decoded of it, patched frames included.
         limits: what a file may weigh and claim before it is decoded.
@@ -62,6 +66,7 @@ class VideoDecoder:
 
     background: tuple[int, int, int] = (255, 255, 255)
     pixel_aspect: Literal["square", "stored"] = "square"
+    chroma: Chroma = "nearest"
     damaged: Literal["reject", "keep"] = "reject"
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
@@ -80,6 +85,9 @@ class VideoDecoder:
             "rules": 1,
             "background": list(self.background),
             "pixel_aspect": self.pixel_aspect,
+            "chroma": self.chroma,
+            # swscale's direct converter is written for each family of processors.
+            "machine": platform.machine() if self.chroma == "nearest" else "any",
             "damaged": self.damaged,
             "pyav": av.__version__,
             "libraries": {"ffmpeg": av.ffmpeg_version_info, **versions},
@@ -149,7 +157,7 @@ class AvVideo:
     def _describe(self, first: VideoFrame) -> None:
         opened = self._opened()
         stream, context = opened.stream, opened.stream.codec_context
-        turn = turn_of(_display_matrix(first))
+        turn = _turn(first)
         stored = first.height, first.width
         if self._decoder.pixel_aspect == "square":
             stored = square_size(stored, stream.sample_aspect_ratio)
@@ -161,7 +169,9 @@ class AvVideo:
         self.time_base = stream.time_base or Fraction(1, av.time_base)
         self._rate = stream.average_rate or stream.guessed_rate
         self.fps = float(self._rate or 0)
-        self._converter = Converter(stored, turn, self._decoder.background)
+        self._converter = Converter(
+            stored, turn, self._decoder.background, chroma=self._decoder.chroma
+        )
         self._convert(first, _PROBE_SIZE)
         self._facts = {
             "asset.uri": self._ref.uri,
@@ -226,7 +236,7 @@ class AvVideo:
     def _convert(self, frame: VideoFrame, size: tuple[int, int] | None) -> Pixels:
         try:
             if size is None:
-                return self._converter.exact(frame)
+                return self._converter.upright(frame)
             return self._converter.quick(frame, size)
         except (ColourError, FFmpegError) as error:
             raise AssetError(Reason.UNSUPPORTED, f"{frame.format.name}: {error}") from error
@@ -265,9 +275,14 @@ class AvFrame:
         return self.video.rgb(self.raw, size)
 
 
-def _display_matrix(frame: VideoFrame) -> bytes | None:
-    side_data = cast("Mapping[Any, Any]", frame.side_data)  # PyAV's stub knows one key only
-    return bytes(side_data[Type.DISPLAYMATRIX]) if Type.DISPLAYMATRIX in side_data else None
+def _turn(frame: VideoFrame) -> Turn:
+    try:
+        side_data = cast("Mapping[Any, Any]", frame.side_data)  # PyAV's stub knows one key only
+    except ValueError:
+        # FFmpeg knows more kinds of side data (EXIF, ...) than PyAV, which then shows none of them.
+        return Turn(-round(frame.rotation) % 360) if frame.rotation % 90 == 0 else Turn()
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    return turn_of(None if matrix is None else bytes(matrix))
 
 
 PLUGIN = VideoDecoder

@@ -1,7 +1,11 @@
 """From a decoded frame to upright 8-bit RGB: one stated rule for every pixel format.
 
-The arithmetic is swscale's, with the flags that make it exact and the same on every processor
-(``bitexact``, ``accurate_rnd``, ``full_chroma_int``), in one pass:
+The arithmetic is swscale's, in one pass. 8-bit 4:2:0 and 4:2:2, that is nearly every film, has two
+rules. ``nearest`` chroma goes through swscale's direct converter, which repeats each chroma sample
+and rounds by tables, at a quarter of the time; it is what PyAV gives by default. Its last bit may
+depend on the processor's family. ``bilinear`` chroma, and all other formats, go through its scaler
+with the flags that make it exact and the same on every processor (``bitexact``, ``accurate_rnd``,
+``full_chroma_int``). For both:
 
 - the matrix is the stream's own; where it states none, BT.709 for frames of at least 720 lines or
   1,280 columns and BT.601 below, as players do. A matrix that swscale lacks (YCgCo, ICtCp,
@@ -9,8 +13,7 @@ The arithmetic is swscale's, with the flags that make it exact and the same on e
 - limited or full range as the stream states, limited where it states none (JPEG's formats: full);
 - samples of more than 8 bits are scaled to 8 by swscale; nothing is tone-mapped: PQ and HLG keep
   their curve, and primaries are not converted;
-- chroma is interpolated bilinearly (swscale's own quick way would repeat each sample), and so are
-  pixels that are stretched to square;
+- pixels that are stretched to square are interpolated bilinearly;
 - alpha over a background as for pictures: ``round((c * a + background * (255 - a)) / 255)`` on
   straight values (`tokenmill.decoders.modes`);
 - interlaced frames are converted as they are.
@@ -21,6 +24,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +32,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 Pixels = npt.NDArray[np.uint8]
+Chroma = Literal["nearest", "bilinear"]
 
 _EXACT = (
     Interpolation.BILINEAR
@@ -36,6 +41,8 @@ _EXACT = (
     | Interpolation.BITEXACT
 )
 _QUICK = Interpolation.BILINEAR | Interpolation.BITEXACT
+#: Formats with a direct converter, which swscale takes where no exact rounding is asked for.
+_DIRECT = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"})
 #: ITU-T H.273 matrix coefficients; 0, 2 and 3 state nothing about a YCbCr frame.
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -109,18 +116,32 @@ def square_size(size: tuple[int, int], aspect: Fraction | None) -> tuple[int, in
 class Converter:
     """Converts the frames of one video; not to be used by two threads at a time."""
 
-    def __init__(self, size: tuple[int, int], turn: Turn, background: tuple[int, int, int]) -> None:
-        self._size, self._turn = size, turn
+    def __init__(
+        self,
+        size: tuple[int, int],
+        turn: Turn,
+        background: tuple[int, int, int],
+        *,
+        chroma: Chroma = "nearest",
+    ) -> None:
+        self._size, self._turn, self._chroma = size, turn, chroma
         self._background = np.array(background, dtype=np.int32)
         self._exact, self._quick = VideoReformatter(), VideoReformatter()
 
-    def exact(self, frame: VideoFrame) -> Pixels:
+    def upright(self, frame: VideoFrame) -> Pixels:
         """Return the upright frame, ``uint8[H, W, 3]``.
 
         Raises:
             ColourError: its colour matrix is not known.
         """
-        return self._turn.apply(self._rgb(self._exact, frame, self._size, _EXACT))
+        direct = (
+            self._chroma == "nearest"
+            and frame.format.name in _DIRECT
+            and self._size == (frame.height, frame.width)
+            and frame.height % 2 == 0  # swscale's converter wants pairs of lines
+        )
+        flags = Interpolation.BILINEAR if direct else _EXACT
+        return self._turn.apply(self._rgb(self._exact, frame, self._size, flags))
 
     def quick(self, frame: VideoFrame, size: tuple[int, int]) -> Pixels:
         """Return the upright frame scaled to ``size`` (height, width) by a bilinear filter.

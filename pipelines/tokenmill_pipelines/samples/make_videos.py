@@ -5,7 +5,8 @@ Run once by whoever changes the corpus; everybody else uses the files it made::
     tokenmill samples fetch iscc-samples --to corpora
     python -m tokenmill_pipelines.samples.make_videos --root corpora/iscc-samples/video
 
-The same version of PyAV writes the same bytes.
+The same version of PyAV writes the same bytes. PyAV has no encoder of Theora: for that the program
+ffmpeg (5.1, as in Debian 12) is asked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import struct
+import subprocess
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -22,11 +24,14 @@ import av
 from av.video.frame import VideoFrame
 
 BAD = {
+    "bad/blocks.ogv": "The first four seconds of demo.ogv, whose seventh packet does not decode",
     "bad/truncated.mp4": "The first half of band/titles.mp4, whose index lies in front",
     "bad/empty.webm": "A file of no bytes",
     "bad/sound.ogg": "The sound of demo.ogg alone, from its first three seconds",
     "bad/text.mp4": "A line of text that is named like a clip",
 }
+#: For containers: no dates, versions or numbers drawn by lot.
+SAME = {"fflags": "bitexact"}
 #: Uneven frame times in milliseconds, in turn.
 UNEVEN_MS = (20, 70, 41, 120, 33, 42, 200, 25)
 #: The display matrix that turns a picture by a quarter (ISO 14496-12, 8.5.2), 16.16 and 2.30.
@@ -51,7 +56,9 @@ def make_clip(entry: dict[str, Any], root: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     source = root / entry["original"]
     span = (float(entry.get("start", 0.0)), float(entry["stop"]))
-    if "codec" in entry:
+    if entry.get("codec") == "libtheora":
+        encode_theora(source, path, span)
+    elif "codec" in entry:
         encode_clip(source, path, span, entry=entry)
     else:
         copy_clip(source, path, span)
@@ -64,7 +71,7 @@ def copy_clip(source: Path, path: Path, span: tuple[float, float]) -> None:
 
     Packets of no bytes are kept: they are what a Theora stream says "as before" with.
     """
-    options = {"movflags": "faststart"} if path.suffix in {".mp4", ".mov"} else {}
+    options = {**SAME, "movflags": "faststart"} if path.suffix in {".mp4", ".mov"} else SAME
     with av.open(source) as given, av.open(path, "w", options=options) as made:
         stream = given.streams.video[0]
         copied = made.add_stream_from_template(stream, opaque=True)
@@ -89,7 +96,7 @@ def encode_clip(
     source: Path, path: Path, span: tuple[float, float], *, entry: dict[str, Any]
 ) -> None:
     """Encode the frames within ``span`` anew, on one thread."""
-    with av.open(source) as given, av.open(path, "w") as made:
+    with av.open(source) as given, av.open(path, "w", options=SAME) as made:
         frames = [f for f in given.decode(video=0) if span[0] <= f.time < span[1]]
         width, height = entry.get("size", (frames[0].width, frames[0].height))
         stream = made.add_stream(entry["codec"], rate=24)
@@ -100,6 +107,14 @@ def encode_clip(
         for frame, at in zip(frames, times_ms(len(frames), bool(entry.get("uneven"))), strict=True):
             made.mux(stream.encode(_frame(frame, stream, at)))
         made.mux(stream.encode(None))
+
+
+def encode_theora(source: Path, path: Path, span: tuple[float, float]) -> None:
+    """Encode anew as Theora, whose encoder writes an empty packet for a frame like the last one."""
+    quiet = ["ffmpeg", "-v", "error", "-y", "-ss", str(span[0]), "-to", str(span[1])]
+    same = ["-threads", "1", "-flags", "+bitexact", "-fflags", "+bitexact"]
+    codec = ["-an", "-c:v", "libtheora", "-q:v", "6", "-g", "48"]
+    subprocess.run([*quiet, "-i", str(source), *codec, *same, str(path)], check=True)
 
 
 def times_ms(count: int, uneven: bool) -> list[int]:
@@ -134,9 +149,11 @@ def make_bad(root: Path, videos: Path) -> None:
     (videos / "bad").mkdir(parents=True, exist_ok=True)
     whole = (videos / "band/titles.mp4").read_bytes()
     (videos / "bad/truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    copy_clip(root / "demo.ogv", videos / "bad/blocks.ogv", (0.0, 4.0))
     (videos / "bad/empty.webm").write_bytes(b"")
     (videos / "bad/text.mp4").write_text("This is not a clip, whatever its name says.\n")
-    with av.open(root / "demo.ogg") as given, av.open(videos / "bad/sound.ogg", "w") as made:
+    sound = videos / "bad/sound.ogg"
+    with av.open(root / "demo.ogg") as given, av.open(sound, "w", options=SAME) as made:
         copied = made.add_stream_from_template(given.streams.audio[0], opaque=True)
         for packet in given.demux(given.streams.audio[0]):
             if packet.pts is not None and float(packet.pts * packet.time_base) < 3.0:

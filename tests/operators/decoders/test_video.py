@@ -205,7 +205,8 @@ def test_identity_names_what_can_change_a_pixel() -> None:
     base = VideoDecoder().identity
     assert base["decoder"] == "video"
     assert {"libavcodec", "libswscale", "ffmpeg"} <= set(base["libraries"])
-    for options in ({"damaged": "keep"}, {"pixel_aspect": "stored"}, {"background": (0, 0, 0)}):
+    changes = ({"damaged": "keep"}, {"pixel_aspect": "stored"}, {"background": (0, 0, 0)})
+    for options in (*changes, {"chroma": "bilinear"}):
         assert VideoDecoder(**cast("Any", options)).identity != base
     assert open_decoder("video", damaged="keep") == VideoDecoder(damaged="keep")
     with pytest.raises(JobError, match="damaged"):

@@ -64,7 +64,8 @@ def frame_444(matrix: int, *, full: bool, bits: int = 8, size: tuple[int, int] =
 def converted(frame: av.VideoFrame, **options: Any) -> Pixels:
     """The frame through the exact path."""
     size = frame.height, frame.width
-    return Converter(size, Turn(), options.pop("background", (255, 255, 255))).exact(frame)
+    background = options.pop("background", (255, 255, 255))
+    return Converter(size, Turn(), background, **{"chroma": "bilinear"} | options).upright(frame)
 
 
 @pytest.mark.parametrize("matrix", WEIGHTS)
@@ -178,3 +179,23 @@ def test_matrices_of_no_right_angle_turn_nothing() -> None:
     assert turn_of(None) == turn_of(b"") == turn_of(skew) == Turn()
     assert turn_of(bytes(36)) == Turn()
     assert turn_of(quarter) == Turn(90)
+
+
+@pytest.mark.parametrize("layout", ["yuv420p", "yuv422p", "yuvj420p"])
+def test_nearest_chroma_is_what_other_readers_give(layout: str) -> None:
+    """The default is the conversion of PyAV itself, which repeats each sample of chroma."""
+    rng = np.random.default_rng(5)
+    frame = av.VideoFrame(64, 32, layout)
+    for plane in frame.planes:
+        plane.update(rng.integers(64, 190, plane.buffer_size, dtype=np.uint8).tobytes())
+    frame.colorspace, frame.color_range = 5, 2 if layout.startswith("yuvj") else 1
+    got = converted(frame, chroma="nearest")
+    assert np.array_equal(got, frame.to_ndarray(format="rgb24"))
+    apart = np.abs(got.astype(int) - converted(frame, chroma="bilinear").astype(int))
+    assert 0 < apart.mean() < 60
+
+
+def test_formats_without_a_direct_converter_are_exact_either_way() -> None:
+    """Ten bits, full chroma and odd heights give the same by both rules."""
+    frame, _ = frame_444(5, full=False)
+    assert np.array_equal(converted(frame, chroma="nearest"), converted(frame))

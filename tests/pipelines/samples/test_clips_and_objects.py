@@ -50,7 +50,7 @@ def test_containers_and_codecs_are_mixed() -> None:
 
 def test_a_theora_packet_has_no_bytes() -> None:
     """The clip keeps what trips naive loops."""
-    with av.open(ROOT / "videos/band/logo.ogv") as clip:
+    with av.open(ROOT / "videos/made/logo.ogv") as clip:
         empty = [p for p in clip.demux(video=0) if p.size == 0 and p.dts is not None]
     assert len(empty) == 1
 
