@@ -129,9 +129,11 @@ def twins_of(start: Ints, end: Ints) -> Ints:
     ordered = keys[order]
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     one, other = order[same], order[same + 1]
-    clashes = int((start[one] == start[other]).sum() + (np.diff(same) == 1).sum())
-    if clashes:
-        raise _refused(f"{clashes} edges have faces that run the same way, or more than two faces")
+    clash = start[one] == start[other]  # among three or more, two run the same way
+    clash[1:] |= np.diff(same) == 1
+    if clash.any():
+        count = len(np.unique(keys[one[clash]]))
+        raise _refused(f"at {count} edges faces run the same way, or more than two meet")
     twins = np.full(len(start), NONE)
     twins[one], twins[other] = other, one
     borders = np.bincount(start[twins == NONE])
