@@ -177,7 +177,7 @@ def read_off(data: bytes, budget: Budget) -> Geometry:
         raise truncated(
             f"OFF of {len(data)} bytes claims {vertex_count} points, {face_count} faces"
         )
-    points = [columns(b, 0, 3, "OFF vertex") for b in _batches(lines, vertex_count, "points")]
+    points = _off_points(lines, vertex_count, has_faces=face_count > 0)
     faces = [NO_FACES]
     triangles = read = 0
     for batch in _batches(lines, face_count, "faces"):
@@ -204,6 +204,18 @@ def _batches(lines: Iterator[bytes], count: int, what: str) -> Iterator[list[byt
         if len(batch) < min(_BATCH, count - start):
             raise truncated(f"OFF claims {count} {what} and has {start + len(batch)}")
         yield batch
+
+
+def _off_points(lines: Iterator[bytes], count: int, *, has_faces: bool) -> list[Points]:
+    points = []
+    for batch in _batches(lines, count, "points"):
+        try:
+            points.append(columns(batch, 0, 3, "OFF vertex"))
+        except AssetError as error:
+            if has_faces and next(lines, None) is None:  # cut in the middle of its last point
+                raise truncated(f"OFF ends after its points; {error}") from error
+            raise
+    return points
 
 
 def _off_faces(lines: list[bytes], *, is_last: bool) -> Faces:
