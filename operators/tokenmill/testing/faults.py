@@ -39,7 +39,7 @@ from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 #: What a store holds, apart from when and by whom it was made.
 CONTENT = ("data", "manifest", "plans", "quarantine")
 
-FaultName = Literal["exit", "segfault", "hang", "error", "memory", "transient"]
+FaultName = Literal["exit", "kill", "segfault", "hang", "error", "memory", "transient"]
 
 #: Longer than any deadline of a test; not for ever, so that no test leaves a thread for good.
 HANG_S = 60.0
@@ -58,8 +58,8 @@ def content_of(store: str | Path) -> dict[str, str]:
     }
 
 
-def _segfault() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGSEGV)
+def _die_by(number: signal.Signals) -> NoReturn:
+    os.kill(os.getpid(), number)
     raise SystemExit  # not reached: the signal ends the process
 
 
@@ -69,7 +69,8 @@ def _raise(error: Exception) -> NoReturn:
 
 FAULTS: dict[FaultName, Callable[[], Any]] = {
     "exit": lambda: os._exit(1),
-    "segfault": _segfault,
+    "kill": lambda: _die_by(signal.SIGKILL),
+    "segfault": lambda: _die_by(signal.SIGSEGV),
     "hang": lambda: time.sleep(HANG_S),
     "error": lambda: _raise(RuntimeError(f"a bug, in {object()!r}")),
     "memory": lambda: _raise(MemoryError("no room")),
@@ -90,7 +91,7 @@ class Trigger:
             return
         if self.once:
             try:
-                Path(self.once, key).touch(exist_ok=False)
+                Path(self.once, key.replace("/", "-")).touch(exist_ok=False)
             except FileExistsError:
                 return
         FAULTS[self.faults[key]]()

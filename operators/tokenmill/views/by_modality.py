@@ -13,6 +13,7 @@ from tokenmill.plugins import open_operator
 from tokenmill.views.base import LongView, View, ViewKind, ViewOf, ViewShape
 from tokenmill_schemas.arrow import union
 from tokenmill_schemas.asset import Modality
+from tokenmill_schemas.errors import JobError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,15 @@ class ByModality:
 
 
 def _open(modality: Modality, table: dict[str, Any]) -> View:
-    options = dict(table)
-    kind = options.pop("kind", "")
-    path = f"view.{modality}s"
+    options, path = dict(table), f"view.{modality}s"
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str):
+        text = "is required" if kind is None else f"must be str, got {kind!r}"
+        raise JobError(text, path=f"{path}.kind")
     rule: View = open_operator("tokenmill.views", kind, options, path=path)
     if modality not in rule.modalities:
-        raise ValueError(f"{path}: kind {kind!r} reads {', '.join(rule.modalities)}")
+        text = f"{kind!r} reads {' and '.join(rule.modalities)}, no {modality}"
+        raise JobError(text, path=f"{path}.kind")
     return rule
 
 
