@@ -48,7 +48,12 @@ _BY_EXTENSION: dict[str, Modality] = {
 
 
 def modality_of(name: str) -> Modality:
-    """Return the modality that a file's name tells; ``image`` where it tells nothing."""
+    """Return the modality that a file's name tells; ``image`` where it tells nothing.
+
+    A web address is taken without its query: it may be signed.
+    """
+    if name.startswith(("http://", "https://")):
+        name = name.partition("#")[0].partition("?")[0]
     _, dot, extension = name.rpartition(".")
     return _BY_EXTENSION.get(dot + extension.lower(), "image")
 

@@ -65,8 +65,9 @@ class GroupedShards:
     def _read(self, shard: int, rows: Rows) -> tuple[dict[str, Values], pa.RecordBatch]:
         reader = self._reader(shard)
         streams = {s.name: self._stream(reader, s, rows) for s in self._projection.streams}
-        # One more column than was asked for, so that a batch of no columns keeps its rows.
-        return streams, reader.columns([*self._projection.columns, "asset_key"], rows)
+        # One column whatever was asked for, so that a batch of no columns keeps its rows.
+        names = list(dict.fromkeys([*self._projection.columns, "asset_key"]))
+        return streams, reader.columns(names, rows)
 
     def _stream(self, reader: ShardReader, stream: Stream, rows: Rows) -> Values:
         if stream.is_fixed:
