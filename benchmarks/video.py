@@ -47,7 +47,7 @@ report shows no reconstructions."""
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A tokenizer, windows of how many frames, and the share of the clips that it gets."""
+    """A tokenizer, windows of how many frames, and the shares of clips and rounds that it gets."""
 
     name: str
     options: dict[str, Any]
@@ -90,7 +90,8 @@ def run(corpus: Path, *, size: Size | None = None) -> list[Section]:
         make = {"do": "make", "source": str(source), "folder": folder}
         warm, *paths = child("video", {**make, "clips": size.clips, "loops": LOOPS})["paths"]
         for plan in PLANS.values():
-            measures += compare(_trial(plan), [warm, *paths[:: plan.share]], size.rounds)
+            rounds = -(-size.rounds // min(plan.share, 2))
+            measures += compare(_trial(plan), [warm, *paths[:: plan.share]], rounds)
         loops = round(size.film_s * FPS / frames_of(source))
         film = child("video", {**make, "clips": 1, "loops": loops})["paths"][1]
         found = child("video", {"do": "film", "path": film})
