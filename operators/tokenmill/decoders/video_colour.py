@@ -149,7 +149,7 @@ class Converter:
         Raises:
             ColourError: its colour matrix is not known.
         """
-        stored = size[::-1] if self._turn.swaps else size
+        stored = (size[1], size[0]) if self._turn.swaps else size
         return self._turn.apply(self._rgb(self._quick, frame, stored, _QUICK))
 
     def _rgb(

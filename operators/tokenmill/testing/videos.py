@@ -33,7 +33,7 @@ class MemoryFrame:
         if size is None:
             self.video.converted.append(self.number)
             return pixels
-        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX))
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BOX))
 
 
 @dataclass(slots=True)

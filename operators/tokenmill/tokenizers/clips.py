@@ -65,16 +65,16 @@ class ClipEncoder(ImageEncoder):
             cast("Any", network), spec, normalisation=normalisation, dtype=dtype, device=device
         )
 
-    def preprocess(self, views: Pixels) -> Tensor:
+    def preprocess(self, pixels: Pixels) -> Tensor:
         """Turn ``uint8[B, T, H, W, 3]``, or images without T, into float32 ``[B, 3, T, H, W]``."""
-        return super().preprocess(views[:, None] if views.ndim == 4 else views)
+        return super().preprocess(pixels[:, None] if pixels.ndim == 4 else pixels)
 
     def _reconstruct(self, tokens: dict[str, Tensor]) -> Tensor:
         clips: Tensor = self.network.clips(tokens)
         return clips
 
     @staticmethod
-    def _layout(_device: torch.device, _dtype: Dtype) -> torch.memory_format:
+    def _layout(device: torch.device, dtype: Dtype) -> torch.memory_format:  # noqa: ARG004 - always
         """Contiguous channels: the networks change between two and three axes as they go."""
         return torch.contiguous_format
 

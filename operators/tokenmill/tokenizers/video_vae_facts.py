@@ -51,15 +51,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 _SPATIAL = ("tile_sample_min_height", "tile_sample_min_width")
 _STRIDES = ("tile_sample_stride_height", "tile_sample_stride_width")
+
+
+def _tiles(side: int, stride: int) -> dict[str, int]:
+    return {**dict.fromkeys(_SPATIAL, side), **dict.fromkeys(_STRIDES, stride)}
+
+
 #: Attributes that set the tiles, with their values in the constructors.
 TILES: dict[str, dict[str, int]] = {
-    WAN: dict.fromkeys(_SPATIAL, 256) | dict.fromkeys(_STRIDES, 192),
-    HUNYUAN: dict.fromkeys(_SPATIAL, 256)
-    | dict.fromkeys(_STRIDES, 192)
+    WAN: _tiles(256, 192),
+    HUNYUAN: _tiles(256, 192)
     | {"tile_sample_min_num_frames": 16, "tile_sample_stride_num_frames": 12},
-    LTX: dict.fromkeys(_SPATIAL, 512)
-    | dict.fromkeys(_STRIDES, 448)
-    | {"tile_sample_min_num_frames": 16, "tile_sample_stride_num_frames": 8},
+    LTX: _tiles(512, 448) | {"tile_sample_min_num_frames": 16, "tile_sample_stride_num_frames": 8},
 }
 
 

@@ -137,7 +137,7 @@ class VidTok:
             JobError: the length or a side of ``shape`` does not fit the variant.
         """
         config, kind = self.architecture, f"vidtok {self.variant}"
-        axes = clip_grid(shape, config.frames, factors=(config.factor,) * 2, kind=kind)
+        axes = clip_grid(shape, config.frames, factors=(config.factor, config.factor), kind=kind)
         return TokenSpec((Stream("video", "index", axes, vocab_sizes=(config.vocab_size,)),))
 
     def network(self) -> VidTokNetwork:

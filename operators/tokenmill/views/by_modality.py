@@ -49,7 +49,7 @@ class ByModality:
     @property
     def gives(self) -> ViewKind:
         """The kind of all its views; ``clip`` for pictures beside clips."""
-        kinds = {rule.gives for rule in self._rules.values()}
+        kinds: set[ViewKind] = {rule.gives for rule in self._rules.values()}
         return "clip" if "clip" in kinds else next(iter(kinds))
 
     @property

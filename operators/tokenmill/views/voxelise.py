@@ -62,7 +62,8 @@ def filled(occupied: Bools) -> Bools:
     """
     from scipy import ndimage
 
-    regions, _ = ndimage.label(~np.pad(occupied, 1))
+    found: Any = ndimage.label(~np.pad(occupied, 1))
+    regions: Ints = found[0]
     inside: Bools = (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]
     return np.ascontiguousarray(inside)
 

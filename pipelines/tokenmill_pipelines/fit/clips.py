@@ -65,7 +65,7 @@ def film_clips(path: Path, *, held_out: bool) -> Pixels:
 def _frames(path: Path) -> Pixels:
     with av.open(str(path)) as container:
         frames = container.decode(video=0)
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+        return np.stack([np.asarray(f.to_ndarray(format="rgb24"), np.uint8) for f in frames])
 
 
 def camera_pans(

@@ -74,10 +74,11 @@ def _scene(mesh: trimesh.Trimesh) -> bytes:
     bare = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
     scene = trimesh.Scene()
     scene.add_geometry(bare, node_name="mug", geom_name="mug")
-    turn = trimesh.transformations.rotation_matrix(np.pi / 3, [0, 1, 0], [0, 0, 0])
+    turn = np.asarray(trimesh.transformations.rotation_matrix(np.pi / 3, [0, 1, 0]), np.float64)
     turn[:3, 3] = [1.6 * np.ptp(mesh.vertices[:, 0]), 0.02, 0]
     scene.add_geometry(bare, node_name="other", geom_name="mug", transform=turn)
-    return bytes(scene.export(file_type="glb"))
+    data: Any = scene.export(file_type="glb")
+    return bytes(data)
 
 
 def _exported(kind: str, **options: Any) -> Callable[[trimesh.Trimesh], bytes]:
@@ -91,7 +92,8 @@ def _exported(kind: str, **options: Any) -> Callable[[trimesh.Trimesh], bytes]:
 
 def surface(mesh: trimesh.Trimesh, count: int) -> tuple[Floats, Floats]:
     """Return ``count`` points of the surface and their normals, always the same ones."""
-    points, faces = trimesh.sample.sample_surface(mesh, count, seed=0)
+    found: Any = trimesh.sample.sample_surface(mesh, count, seed=0)
+    points, faces = found
     return np.asarray(points), np.asarray(mesh.face_normals[faces])
 
 

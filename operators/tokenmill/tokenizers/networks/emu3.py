@@ -112,9 +112,9 @@ def _parts(groups: Tensor, pixels: int) -> tuple[Tensor, ...]:
 class Emu3Encoder(CausalClipEncoder):
     """The live encoder: pictures give the stream ``image``, clips ``video``."""
 
-    def preprocess(self, views: Pixels) -> Tensor:
+    def preprocess(self, pixels: Pixels) -> Tensor:
         """Turn ``uint8[B, H, W, 3]`` or ``uint8[B, T, H, W, 3]`` into channels-first float32."""
-        return ImageEncoder.preprocess(self, views)
+        return ImageEncoder.preprocess(self, pixels)
 
     def encode(self, inputs: Tensor) -> Tokens:
         """Return ``image`` of ``[B, 3, H, W]``, ``video`` of ``[B, 3, T, H, W]``.

@@ -78,9 +78,9 @@ class FrameConv(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 3) -> None:
         super().__init__(channels_in, channels_out, kernel, padding=kernel // 2)
 
-    def forward(self, x: Tensor, _past: Past | None = None) -> Tensor:
+    def forward(self, input: Tensor, _past: Past | None = None) -> Tensor:  # noqa: A002 - torch's
         """Return ``[B, C', T, H, W]``."""
-        return by_frame(x, super().forward)
+        return by_frame(input, super().forward)
 
 
 class CausalConv3d(nn.Module):
@@ -115,9 +115,9 @@ class WholeConv3d(nn.Conv3d):
     def __init__(self, channels_in: int, channels_out: int, kernel: int = 3) -> None:
         super().__init__(channels_in, channels_out, kernel, padding=kernel // 2)
 
-    def forward(self, x: Tensor, _past: Past | None = None) -> Tensor:
+    def forward(self, input: Tensor, _past: Past | None = None) -> Tensor:  # noqa: A002 - torch's
         """Return ``[B, C', T, H, W]``."""
-        return super().forward(x)
+        return super().forward(input)
 
 
 class WholeConv1d(nn.Conv1d):
@@ -126,9 +126,9 @@ class WholeConv1d(nn.Conv1d):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
 
-    def forward(self, x: Tensor, _past: Past | None = None) -> Tensor:
+    def forward(self, input: Tensor, _past: Past | None = None) -> Tensor:  # noqa: A002 - torch's
         """Return ``[B, C', T, H, W]``."""
-        return over_time(x, self)
+        return over_time(input, self)
 
 
 def over_time(x: Tensor, conv: nn.Conv1d) -> Tensor:
