@@ -66,6 +66,7 @@ def assemble(job: Job) -> Assembly:
     _check_kinds(view, tokenizer)
     decoder = _open_decoder(job, view)
     spec = tokenizer.spec(_shape(view))
+    _check_shapes(view, tokenizer)
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
@@ -92,6 +93,21 @@ def _shape(view: View) -> ViewShape | None:
     A tokenizer that takes both tells clips of any size from images of any size by that.
     """
     return (None, None, None) if view.shape is None and view.gives == "clip" else view.shape
+
+
+def _check_shapes(view: View, tokenizer: Tokenizer) -> None:
+    """Try shapes that `View.shape` leaves open: else clip by clip would be refused by the encoder.
+
+    Raises:
+        JobError: the tokenizer takes no views of one of them.
+    """
+    for shape in getattr(view, "some_shapes", ()):
+        try:
+            tokenizer.spec(shape)
+        except JobError as error:
+            path = "view.frames_rule" if hasattr(view, "frames_rule") else "view"
+            text = str(error).removeprefix(f"{error.path}: ")
+            raise JobError(f"allows views that do not fit: {text}", path=path) from error
 
 
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:

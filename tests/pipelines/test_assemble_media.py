@@ -175,3 +175,39 @@ def test_a_fingerprint_of_pictures_is_not_of_the_libraries_of_videos_and_shapes(
     assert told[0][0] == told[1][0]
     assert len(told[0][0]) == 64
     assert told[0][1] == ""
+
+
+WHOLE = {"kind": "clips", "size": 64, "frames": 0}
+
+
+@pytest.mark.parametrize(
+    ("view", "tokenizer", "path"),
+    [
+        (WHOLE, VIDEO_VQ, "view.frames_rule"),
+        ({**WHOLE, "frames_rule": "1+4k"}, VIDEO_VQ, "view.frames_rule"),
+        ({**WHOLE, "frames_rule": "6k"}, VIDEO_VQ, "view.frames_rule"),
+        ({**MIXED, "videos": {**CLIPS, "frames": 6}}, VIDEO_VQ, "view"),
+        ({**MIXED, "videos": WHOLE}, VIDEO_VQ, "view"),
+    ],
+)
+def test_lengths_that_vary_are_held_against_the_tokenizers(
+    view: dict[str, Any], tokenizer: dict[str, Any], path: str
+) -> None:
+    """A rule that allows a length which the tokenizer refuses is an error of the job."""
+    with pytest.raises(JobError, match=r"patch_vq takes clips of 4 \+ 4k frames") as caught:
+        assembled(view=view, tokenizer=tokenizer)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        {**WHOLE, "frames_rule": "4k"},
+        {**WHOLE, "frames_rule": "8k", "max_frames": 16},
+        {**WHOLE, "max_frames": 1},
+        {**MIXED, "videos": {**WHOLE, "frames_rule": "16k"}},
+    ],
+)
+def test_lengths_that_the_tokenizer_takes_are_no_error(view: dict[str, Any]) -> None:
+    """Multiples of its own, and single frames, which it takes too."""
+    assert assembled(view=view, tokenizer=VIDEO_VQ).view.gives == "clip"

@@ -73,6 +73,15 @@ class ByModality:
         columns = zip(*(s for s in shapes if s is not None), strict=True)
         return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in columns)
 
+    @property
+    def some_shapes(self) -> tuple[ViewShape, ...]:
+        """Shapes that its views have, for a tokenizer to say whether it takes them."""
+        found: list[ViewShape] = []
+        for rule in self._rules.values():
+            own = getattr(rule, "some_shapes", None) or (self._as_given(rule),)
+            found += [shape for shape in own if shape is not None]
+        return tuple(found)
+
     def _as_given(self, rule: View) -> ViewShape | None:
         if rule.gives == "image" and self.gives == "clip" and rule.shape is not None:
             return (1, *rule.shape)

@@ -146,6 +146,19 @@ class Clips:
         height, width = self.size
         return self.frames or None, height, width
 
+    @property
+    def some_shapes(self) -> tuple[ViewShape, ...]:
+        """Shapes of its shortest clips; a tokenizer that takes these takes all.
+
+        Its lengths are evenly spaced, and so are a tokenizer's, but for a single frame.
+        """
+        if self.frames:
+            return ((self.frames, *self.size),)
+        lengths = as_lengths(self.frames_rule)
+        first = lengths.up(self.min_frames)
+        probed = (first + step * lengths.step for step in range(3))
+        return tuple((n, *self.size) for n in probed if n <= (self.max_frames or n))
+
     def columns(self) -> pa.Schema:
         """Return `tokenmill_schemas.arrow.CLIP_VIEW_FIELDS`."""
         return clip_columns()
