@@ -101,6 +101,9 @@ def result_of(run: Run) -> RunResult:
         "units": len(run.encoding.made),
         "reused_units": len(run.encoding.reused),
         "quarantined": len(bad),
+        "filtered": sum(
+            r.disposition == "filtered" for m in run.encoding.receipts for r in m.rejects
+        ),
     }
     snapshot = run.snapshot
     return RunResult(

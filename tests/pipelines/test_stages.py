@@ -90,6 +90,13 @@ def test_a_plan_says_what_a_run_would_do_and_does_nothing(noise_job: JobOf) -> N
     assert after.fingerprint == summary.fingerprint
 
 
+def test_what_a_rule_leaves_out_is_counted(noise_job: JobOf) -> None:
+    """Filtered assets are told apart from failed ones."""
+    listed = {"count": 5, "repeated": ["picture-0000", "picture-0001"]}
+    done = run(noise_job(source=listed, decoder={"faults": {"picture-0002": "error"}})).done
+    assert (done["filtered"], done["quarantined"]) == (2, 1)
+
+
 def test_too_much_quarantine_commits_nothing_and_keeps_the_work(noise_job: JobOf) -> None:
     """A limit on failures; raising it goes on from the receipts that are there."""
     bad = {"faults": {f"picture-{i:04d}": "error" for i in range(5)}}

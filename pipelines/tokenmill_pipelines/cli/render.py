@@ -31,6 +31,7 @@ def result(value: dict[str, Any]) -> None:
             ("content id", value["content_id"]),
             ("units", f"{done.get('units', 0):,} made, {done.get('reused_units', 0):,} reused"),
             ("quarantined", f"{value['quarantined']:,}"),
+            ("filtered", f"{done['filtered']:,}" if done.get("filtered") else ""),
             ("wall time", text.duration(sum(value["wall_s"].values()))),
             ("report", value["report"]),
         ]
