@@ -133,7 +133,7 @@ def test_a_decoder_that_hangs_costs_its_asset_alone(
     media: str, whole: Whole, tmp_path: Path
 ) -> None:
     """Its neighbours in the unit are as they were."""
-    job = job_of(media, tmp_path / "store", faulty(media, "hang"), "limits.asset_deadline_s=4.0")
+    job = job_of(media, tmp_path / "store", faulty(media, "hang"), "limits.asset_deadline_s=8.0")
     result = run(job)
     assert bad_of(result) == bad_of(whole(media)) | {VICTIM[media]: "deadline"}
     assert rows_of(result) == [row for row in rows_of(whole(media)) if row[0] != VICTIM[media]]

@@ -38,6 +38,7 @@ BAD_IMAGES = {
     "images/bad/truncated.jpg": "truncated",
 }
 BAD_VIDEOS = {
+    "videos/bad/blocks.ogv": "corrupt",
     "videos/bad/empty.webm": "empty",
     "videos/bad/sound.ogg": "no_video",
     "videos/bad/text.mp4": "unknown_format",
@@ -52,7 +53,7 @@ BAD_SHAPES = {
     "shapes/bad/truncated.stl": "truncated",
 }
 HARD_VIDEOS = (
-    "videos/band/logo.ogv",  # a packet of no bytes
+    "videos/made/logo.ogv",  # a packet of no bytes
     *("videos/made/uneven.mkv", "videos/made/sideways.mp4", "videos/made/deep.mp4"),
 )
 HARD_SHAPES = ("shapes/hard/degenerate.obj", "shapes/hard/non_manifold.off")
@@ -90,9 +91,9 @@ EXAMPLES = {
             "norm_num_groups = 32, latent_channels = 4}",
         ),
     ),
-    "demo_videos": Example(16, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
+    "demo_videos": Example(17, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
     "demo_shapes": Example(25, BAD_SHAPES, HARD_SHAPES, page=("mean IoU",)),
-    "pictures_and_clips": Example(56, BAD_IMAGES | BAD_VIDEOS, HARD_VIDEOS),
+    "pictures_and_clips": Example(57, BAD_IMAGES | BAD_VIDEOS, HARD_VIDEOS),
 }
 
 
