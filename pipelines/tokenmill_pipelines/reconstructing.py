@@ -25,6 +25,8 @@ from tokenmill_schemas.snapshot import Receipt
 
 #: Views shown beside their reconstructions.
 SHOWN = 8
+#: Of the many views of a film one of the first is shown: it is read from its start to get there.
+NEAR = 12
 #: A clip larger than this is not decoded for a picture of three frames.
 CLIP_BYTES = 256 * 2**20
 COLUMNS = ("asset_key", "view.index", "view.name", "view.flip", "view.axes")
@@ -49,7 +51,8 @@ def reconstructions(run: Run) -> Iterator[Reconstruction]:
     try:
         encoder = run.assembly.tokenizer.load("cpu")
         tune_torch(run.assembly.job.cluster, "cpu")
-        for one in chosen:
+        near = (_near(run, one) for one in chosen)
+        for one in {(each.unit.unit_id, each.row): each for each in near}.values():
             yield from _reconstruction(run, encoder, one)
         encoder.close()
     except (TokenmillError, RuntimeError, MemoryError) as error:
@@ -78,6 +81,14 @@ def spread(pairs: list[tuple[Unit, Receipt]]) -> list[Chosen]:
         unit, receipt = pairs[index]
         chosen.append(Chosen(unit, receipt, pick - int(ends[index]) + receipt.samples))
     return chosen
+
+
+def _near(run: Run, one: Chosen) -> Chosen:
+    """Return the sample itself, or one of the first of the same asset: its rows are in order."""
+    with run.assembly.store.shard(one.receipt.path) as shard:
+        rows = np.array([one.row], dtype=np.int64)
+        index = int(shard.columns(["view.index"], rows).column(0)[0].as_py())
+    return replace(one, row=one.row - index + index % NEAR)
 
 
 def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconstruction]:
