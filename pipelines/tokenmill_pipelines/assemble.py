@@ -67,6 +67,7 @@ def assemble(job: Job) -> Assembly:
     decoder = _open_decoder(job, view)
     spec = tokenizer.spec(_shape(view))
     _check_shapes(view, tokenizer)
+    _check_options(view, tokenizer)
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
@@ -108,6 +109,19 @@ def _check_shapes(view: View, tokenizer: Tokenizer) -> None:
             path = "view.frames_rule" if hasattr(view, "frames_rule") else "view"
             text = str(error).removeprefix(f"{error.path}: ")
             raise JobError(f"allows views that do not fit: {text}", path=path) from error
+
+
+def _check_options(view: View, tokenizer: Tokenizer) -> None:
+    """Hold the options that a tokenizer shares with its view (``of_view``) against each other.
+
+    Raises:
+        JobError: they differ: the ids would not mean what the spec says.
+    """
+    for name in getattr(tokenizer, "of_view", ()):
+        own, given = getattr(tokenizer, name), getattr(view, name, None)
+        if given is not None and given != own:
+            text = f"is {given}, tokenizer.{name} is {own}; make them equal"
+            raise JobError(text, path=f"view.{name}")
 
 
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:

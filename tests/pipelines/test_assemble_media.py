@@ -211,3 +211,23 @@ def test_lengths_that_vary_are_held_against_the_tokenizers(
 def test_lengths_that_the_tokenizer_takes_are_no_error(view: dict[str, Any]) -> None:
     """Multiples of its own, and single frames, which it takes too."""
     assert assembled(view=view, tokenizer=VIDEO_VQ).view.gives == "clip"
+
+
+@pytest.mark.parametrize(
+    ("view", "tokenizer", "name"),
+    [
+        ({"kind": "mesh", "bins": 512}, {"kind": "mesh_sequence"}, "bins"),
+        ({"kind": "mesh"}, {"kind": "mesh_sequence", "bins": 512}, "bins"),
+        ({"kind": "gaussians", "extent": 2.0}, {"kind": "gaussian_ply"}, "extent"),
+        ({"kind": "gaussians", "degree": 3}, {"kind": "gaussian_ply"}, "degree"),
+    ],
+)
+def test_options_of_a_view_that_its_tokenizer_shares_are_equal(
+    view: dict[str, Any], tokenizer: dict[str, Any], name: str
+) -> None:
+    """Else a mesh would end the run, or a splat lose its outside without a word."""
+    with pytest.raises(JobError, match="make them equal") as caught:
+        assembled(view=view, tokenizer=tokenizer)
+    assert caught.value.path == f"view.{name}"
+    own = getattr(assembled(tokenizer=tokenizer).tokenizer, name)
+    assert assembled(view={**view, name: own}, tokenizer=tokenizer).view.gives == view["kind"]

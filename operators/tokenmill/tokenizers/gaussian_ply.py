@@ -238,6 +238,8 @@ class GaussianPly:
     rest_range: Range = (-1.0, 1.0)
 
     takes: ClassVar[tuple[ViewKind, ...]] = ("gaussians",)
+    #: Options that must be the view's: positions beyond the cube would move to its border.
+    of_view: ClassVar[tuple[str, ...]] = ("degree", "extent")
     geometry_ids: ClassVar[int] = 11
 
     def __post_init__(self) -> None:

@@ -112,6 +112,8 @@ class MeshSequence:
     bins: int = 128
 
     takes: ClassVar[tuple[ViewKind, ...]] = ("mesh",)
+    #: Options that must be the view's.
+    of_view: ClassVar[tuple[str, ...]] = ("bins",)
 
     def __post_init__(self) -> None:
         if self.variant not in ORDERS:
