@@ -1,9 +1,10 @@
 """Videos through torchcodec, where it is installed (it needs FFmpeg's own libraries beside it).
 
 An option for those whose other tools decode with it. It converts every frame it decodes, tells
-times as seconds, and its colours differ from `tokenmill.decoders.video` in the last bit: ids of the
-two must not be mixed, and its name and version in the fingerprint see to that. Recognition of the
-container, its claims and the limits are those of `tokenmill.decoders.video`.
+times as seconds, and neither stretches pixels to square nor gives the same colours for every format
+as `tokenmill.decoders.video`: ids of the two must not be mixed, and its name and version in the
+fingerprint see to that. Recognition of the container, its claims and the limits are those of
+`tokenmill.decoders.video`.
 
 Without the library this module does not import, and looking the kind up says so.
 """
@@ -22,6 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 try:
+    from torchcodec import (  # type: ignore[import-not-found, unused-ignore]  # optional
+        ffmpeg_major_version,
+    )
     from torchcodec.decoders import (  # type: ignore[import-not-found, unused-ignore]  # optional
         VideoDecoder as TorchVideo,
     )
@@ -39,6 +43,8 @@ from tokenmill_schemas.errors import AssetError, Reason
 #: Its seconds are stored as microseconds.
 _TIME_BASE = Fraction(1, 1_000_000)
 _BAD = (RuntimeError, ValueError, IndexError)
+#: What it says of a file without a video stream.
+_NO_VIDEO = "best video stream is unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,9 @@ class TorchcodecDecoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, rules' version, and the versions of torchcodec and torch."""
-        names = ("torchcodec", "torch")
-        libraries = {name: version(name) for name in names}
+        """Name, rules' version, and the versions of torchcodec, torch and the system's FFmpeg."""
+        libraries = {name: version(name) for name in ("torchcodec", "torch")}
+        libraries["ffmpeg"] = str(ffmpeg_major_version)
         return {"decoder": "torchcodec", "rules": 1, "libraries": libraries}
 
     def facts(self) -> pa.Schema:
@@ -120,7 +126,8 @@ class TorchcodecVideo:
                 yield
         except _BAD as error:
             text = f"torchcodec: {str(error)[:500]}"
-            raise AssetError(Reason.CORRUPT, text, uri=self._ref.uri, stage="decode") from error
+            reason = Reason.NO_VIDEO if _NO_VIDEO in str(error) else Reason.CORRUPT
+            raise AssetError(reason, text, uri=self._ref.uri, stage="decode") from error
         finally:
             self.decode_s += time.perf_counter() - start
 

@@ -188,7 +188,9 @@ class Pass:
                 # What FFmpeg says of a size beyond the bound that it was given (`_bounded`).
                 text = f"its frame size is refused; the limit is {self._max_pixels} pixels"
                 raise AssetError(Reason.TOO_MANY_PIXELS, text) from error
-            self._damage(reason, f"{where} is not decoded (FFmpeg: {error.strerror})")
+            # Decoders that know no better return a bare -1, which reads as EPERM.
+            said = "no reason" if isinstance(error, PermissionError) else error.strerror
+            self._damage(reason, f"{where} is not decoded (FFmpeg: {said})")
             return
         for frame in frames:
             if frame.is_corrupt:

@@ -62,6 +62,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The decoder over the stub."""
     library, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
     decoders.VideoDecoder = Stub  # type: ignore[attr-defined]  # a module made for the test
+    library.ffmpeg_major_version = 8  # type: ignore[attr-defined]  # likewise
     monkeypatch.setitem(sys.modules, "torchcodec", library)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     monkeypatch.delitem(sys.modules, _MODULE, raising=False)
