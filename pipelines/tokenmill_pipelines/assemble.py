@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -68,6 +69,7 @@ def assemble(job: Job) -> Assembly:
     spec = tokenizer.spec(_shape(view))
     _check_shapes(view, tokenizer)
     _check_options(view, tokenizer)
+    _check_bytes(view, job.limits.view_bytes)
     extras = _extras(view, decoder, source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
@@ -122,6 +124,21 @@ def _check_options(view: View, tokenizer: Tokenizer) -> None:
         if given is not None and given != own:
             text = f"is {given}, tokenizer.{name} is {own}; make them equal"
             raise JobError(text, path=f"view.{name}")
+
+
+def _check_bytes(view: View, limit: int) -> None:
+    """Hold views of a known size, which are made whole, against ``limits.view_bytes``.
+
+    Raises:
+        JobError: they are larger.
+    """
+    sizes = view.shape or (None,)
+    if view.gives not in ("image", "clip") or None in sizes:
+        return
+    size = 3 * math.prod(side for side in sizes if side is not None)
+    if size > limit:
+        text = f"views of {' x '.join(map(str, sizes))} pixels take {size} bytes each"
+        raise JobError(f"{text}, limits.view_bytes is {limit}", path="view")
 
 
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:

@@ -231,3 +231,11 @@ def test_options_of_a_view_that_its_tokenizer_shares_are_equal(
     assert caught.value.path == f"view.{name}"
     own = getattr(assembled(tokenizer=tokenizer).tokenizer, name)
     assert assembled(view={**view, name: own}, tokenizer=tokenizer).view.gives == view["kind"]
+
+
+def test_a_window_that_no_memory_holds_is_refused_before_it_is_read() -> None:
+    """``limits.view_bytes`` bounds views of a known size in the plan, others as they are read."""
+    view = {**CLIPS, "frames": 8}
+    assert assembled(view=view, tokenizer=VIDEO_VQ, limits={"view_bytes": 8 * 64 * 64 * 3})
+    with pytest.raises(JobError, match=r"8 x 64 x 64 pixels take 98304 bytes each, limits\.view_b"):
+        assembled(view=view, tokenizer=VIDEO_VQ, limits={"view_bytes": 8 * 64 * 64 * 3 - 1})
