@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 bad job or usage, 3 done with quarantine.",
     **SETTINGS,
 )
-samples_app = typer.Typer(help="Get real pictures to try things on.", **SETTINGS)
+samples_app = typer.Typer(help="Get real pictures, clips and objects to try things on.", **SETTINGS)
 tokenizers_app = typer.Typer(help="See which tokenizers there are.", **SETTINGS)
 app.add_typer(samples_app, name="samples")
 app.add_typer(tokenizers_app, name="tokenizers")

@@ -238,4 +238,8 @@ def test_theora_with_empty_packets() -> None:
     video = VideoDecoder().decode(AssetRef("k", "m"), io.BytesIO(sound))
     assert [frame.pts for frame in video.frames()] == [0, *range(2, 96)]
     assert video.facts["asset.codec"] == "theora"
-    assert outcome((samples / "bad/blocks.ogv").read_bytes()) is Reason.CORRUPT
+    blocks = io.BytesIO((samples / "bad/blocks.ogv").read_bytes())
+    damaged = VideoDecoder().decode(AssetRef("k", "m"), blocks)
+    with pytest.raises(AssetError, match=r"is not decoded \(FFmpeg: no reason\)") as caught:
+        list(damaged.frames())
+    assert caught.value.reason is Reason.CORRUPT
