@@ -27,8 +27,9 @@ from tokenmill_schemas.snapshot import Receipt
 SHOWN = 8
 #: Of the many views of a film one of the first is shown: it is read from its start to get there.
 NEAR = 12
-#: A clip larger than this is not decoded for a picture of three frames.
-CLIP_BYTES = 256 * 2**20
+#: A clip larger than this is not decoded for a picture of three frames: decoders take some thirty
+#: times its size, and a local run must stay under 1.5 GB.
+CLIP_BYTES = 40 * 2**20
 COLUMNS = ("asset_key", "view.index", "view.name", "view.flip", "view.axes")
 
 
