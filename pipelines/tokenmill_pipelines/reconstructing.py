@@ -56,7 +56,7 @@ def reconstructions(run: Run) -> Iterator[Reconstruction]:
         for one in {(each.unit.unit_id, each.row): each for each in near}.values():
             yield from _reconstruction(run, encoder, one)
         encoder.close()
-    except (TokenmillError, RuntimeError, MemoryError) as error:
+    except (TokenmillError, RuntimeError, ValueError, MemoryError) as error:
         run.observer.warn("the report shows no reconstructions", error=str(error))
 
 
@@ -104,6 +104,10 @@ def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconst
     decoded = _as_view(encoder.decode(tokens)[0], original)
     name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
     kind = run.assembly.view.gives
+    if kind in {"image", "clip", "voxels"} and decoded.shape != original.shape:
+        text = f"decodes to {list(decoded.shape)}, not {list(original.shape)}"
+        run.observer.warn("a sample is not shown in the report", key=ref.key, error=text)
+        return
     yield Reconstruction(ref.key, original, decoded, view=name, kind=kind, up=up)
 
 

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     TOO_SMALL = "too_small"
     NO_BUCKET = "no_bucket"
     OTHER_MODALITY = "other_modality"
+    OTHER_CONTENT = "other_content"
     NO_VIDEO = "no_video"
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"

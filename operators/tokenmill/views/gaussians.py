@@ -155,7 +155,7 @@ class Gaussians:
         """Yield the one view, named by its rule.
 
         Raises:
-            AssetError: ``unsupported`` (no splat), ``corrupt`` (a rotation of no length),
+            AssetError: ``other_content`` (no splat), ``corrupt`` (a rotation of no length),
                 ``too_small``, ``too_many_points``, or ``no_geometry`` (a single place).
         """
         positions, rows = self._kept(shape)
@@ -175,7 +175,7 @@ class Gaussians:
         attributes = shape.attributes
         if attributes is None or shape.content != "gaussians":
             text = f"it holds {shape.content}; this view reads Gaussian splats"
-            raise refused(shape, Reason.UNSUPPORTED, text)
+            raise refused(shape, Reason.OTHER_CONTENT, text)
         kept = np.ones(len(attributes), bool)
         if self.min_opacity > 0:
             # Compared as logits: no exponential, whose last bit is the machine's.

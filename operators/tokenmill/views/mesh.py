@@ -76,7 +76,7 @@ class Mesh:
         """Yield the one view, named by its rule.
 
         Raises:
-            AssetError: ``no_geometry``, ``too_small``, ``too_many_faces``, or ``unsupported`` for
+            AssetError: ``no_geometry``, ``too_small``, ``too_many_faces``, or ``other_content`` for
                 what is no mesh and for coordinates beyond all scaling.
         """
         vertices, faces = surface(shape)

@@ -74,11 +74,11 @@ def surface(shape: Shape) -> tuple[Floats, Faces]:
     """Return the vertices that faces use and the faces over them: the surface alone counts.
 
     Raises:
-        AssetError: it is no mesh (``unsupported``), or has no face (``no_geometry``).
+        AssetError: it is no mesh (``other_content``), or has no face (``no_geometry``).
     """
     if shape.content != "mesh":
         text = f"it holds {shape.content}; this view reads the faces of meshes"
-        raise refused(shape, Reason.UNSUPPORTED, text)
+        raise refused(shape, Reason.OTHER_CONTENT, text)
     if not len(shape.faces):
         raise refused(shape, Reason.NO_GEOMETRY, "the mesh has no face")
     used = np.zeros(len(shape.vertices), bool)

@@ -22,12 +22,11 @@ from tokenmill_schemas.snapshot import Disposition, Reject
 FILTERS = frozenset(
     {
         *(Reason.DUPLICATE_KEY, Reason.TOO_SMALL, Reason.NO_BUCKET),
-        *(Reason.OTHER_MODALITY, Reason.TOO_SHORT),
+        *(Reason.OTHER_MODALITY, Reason.OTHER_CONTENT, Reason.TOO_SHORT),
     }
 )
-#: Reasons that are a rule of the view's in that stage, such as points where it reads meshes, and a
-#: failure or a limit of the job's in others.
-VIEW_FILTERS = frozenset({(Reason.TOO_MANY_FACES, "view"), (Reason.UNSUPPORTED, "view")})
+#: Reasons that are a rule of the view's in that stage, and a limit of the job's in others.
+VIEW_FILTERS = frozenset({(Reason.TOO_MANY_FACES, "view")})
 
 #: Where objects lie in memory, as `repr` tells: never twice the same, and nobody's business.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")

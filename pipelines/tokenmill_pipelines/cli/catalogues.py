@@ -14,6 +14,9 @@ from typing import Any
 import tokenmill_pipelines
 from tokenmill.plugins import find, kinds
 from tokenmill.tokenizers import open_tokenizer
+from tokenmill.tokenizers.base import Tokenizer
+from tokenmill.views import open_view
+from tokenmill.views.base import ViewShape
 from tokenmill_pipelines.cli.stores import describe_stream
 from tokenmill_pipelines.samples.catalogue import catalogue
 from tokenmill_schemas.errors import JobError
@@ -34,9 +37,9 @@ def _summary(module: str) -> str:
 
 
 def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, Any]:
-    """Return a kind's keys and variants, and the tokens of a ``size`` x ``size`` view.
+    """Return a kind's keys and variants, and the tokens of a ``size`` x ``size`` picture.
 
-    Without ``variant`` the streams are left out where the tokenizer has no default one.
+    Of what takes no pictures it is the tokens of the default view. Without ``variant`` the streams are left out where the tokenizer has no default one.
 
     Raises:
         JobError: no such kind or variant, or it does not take views of that size.
@@ -51,7 +54,7 @@ def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, A
     }
     try:
         tokenizer = open_tokenizer(kind, variant=variant)
-        streams = tokenizer.spec((size, size)).streams
+        streams = tokenizer.spec(_shape(tokenizer, size)).streams
     except JobError:
         if variant is not None:
             raise
@@ -61,6 +64,14 @@ def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, A
         "default_view": tokenizer.default_view,
         "resources": dataclasses.asdict(tokenizer.resources),
     }
+
+
+def _shape(tokenizer: Tokenizer, size: int) -> ViewShape | None:
+    if "image" in tokenizer.takes:
+        return size, size
+    options = dict(tokenizer.default_view)
+    shape: ViewShape | None = open_view(options.pop("kind"), options).shape
+    return shape
 
 
 def _key(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:

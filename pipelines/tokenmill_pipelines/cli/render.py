@@ -163,7 +163,8 @@ def tokenizer(value: dict[str, Any]) -> None:
         for key in value["keys"]
     ]
     table("keys of [tokenizer]", ("key", "type", "default"), rows)
-    facts([("variants", ", ".join(value["variants"]))])
+    view = ", ".join(f"{key} = {each!r}" for key, each in value.get("default_view", {}).items())
+    facts([("variants", ", ".join(value["variants"])), ("default view", view)])
     streams(value["streams"])
 
 

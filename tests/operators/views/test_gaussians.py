@@ -138,7 +138,7 @@ def test_what_floats_outside_or_is_transparent_is_dropped() -> None:
 
 def test_what_has_no_view() -> None:
     """Meshes, too few or too many Gaussians, a single place, a rotation of no length."""
-    assert refused(box().shape()) is Reason.UNSUPPORTED
+    assert refused(box().shape()) is Reason.OTHER_CONTENT
     assert refused(splat(10), min_count=11) is Reason.TOO_SMALL
     assert refused(splat(10), max_count=9) is Reason.TOO_MANY_POINTS
     assert len(viewed(splat(10), min_count=10, max_count=10).data) == 10

@@ -270,7 +270,7 @@ CLOUD = cloud_of([[0, 0, 0], [1, 1, 1]])
         ("points", {"count": 3}, CLOUD, Reason.TOO_SMALL),
         ("points", {"count": 2, "normals": True}, CLOUD, Reason.UNSUPPORTED),
         ("points", {}, mesh_of(box().vertices * 1e40, box().faces), Reason.UNSUPPORTED),
-        ("mesh", {}, CLOUD, Reason.UNSUPPORTED),
+        ("mesh", {}, CLOUD, Reason.OTHER_CONTENT),
         ("mesh", {}, mesh_of(np.ones((3, 3)), [[0, 1, 2]]), Reason.NO_GEOMETRY),
         ("mesh", {"rule": "amt"}, FLAT, Reason.NO_GEOMETRY),
         ("mesh", {"max_faces": 11}, box(), Reason.TOO_MANY_FACES),

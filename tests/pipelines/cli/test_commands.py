@@ -271,6 +271,18 @@ def test_a_tokenizers_keys_say_which_values_they_take() -> None:
     assert shown.count("'f16-16384'") == 1  # as the default; the variants have a line
 
 
+@pytest.mark.parametrize(
+    ("kind", "axes"),
+    [("voxel_vq", "x 8 x y 8 x z 8"), ("mesh_sequence", "n ?"), ("larp", "n 1024")],
+)
+def test_what_takes_no_pictures_is_described_by_its_default_view(kind: str, axes: str) -> None:
+    """Clips and shapes: the streams of the view that the authors' own reading amounts to."""
+    value = call("tokenizers", "describe", kind, "--json").document()
+    assert [stream["axes"] for stream in value["streams"]] == [axes]
+    shown = call("tokenizers", "describe", kind).out
+    assert f"default view  kind = {value['default_view']['kind']!r}" in shown
+
+
 def test_a_tokenizer_is_described_with_its_tokens() -> None:
     """Keys with their defaults, variants, and what a view of a size becomes."""
     value = call("tokenizers", "describe", "llamagen", "--size", "384", "--json").document()
