@@ -39,7 +39,8 @@ def _summary(module: str) -> str:
 def describe_tokenizer(kind: str, variant: str | None, size: int) -> dict[str, Any]:
     """Return a kind's keys and variants, and the tokens of a ``size`` x ``size`` picture.
 
-    Of what takes no pictures it is the tokens of the default view. Without ``variant`` the streams are left out where the tokenizer has no default one.
+    Of what takes no pictures it is the tokens of the default view. Without ``variant`` the streams
+    are left out where the tokenizer has no default one.
 
     Raises:
         JobError: no such kind or variant, or it does not take views of that size.
