@@ -36,8 +36,9 @@ class Larp:
     """A LARP tokenizer: one stream ``video`` of ids in the order of its learned queries.
 
     An id is the likeliest one; the authors' code draws one also in evaluation unless it is told
-    not to. Their transformer blocks are timm's, whose layer normalisation had ``norm_eps`` 1e-5
-    when LARP was trained and has 1e-6 since timm 1.0.16.
+    not to. Their transformer blocks are timm's, of no fixed version, whose layer normalisation had
+    ``norm_eps`` 1e-5 when LARP was trained and has 1e-6 since timm 1.0.16. The default is what
+    their code computes today; values before quantization move by a thousandth of their deviation.
 
     Attributes:
         variant: ``L-long``, or "" to take the architecture from the checkpoint folder's

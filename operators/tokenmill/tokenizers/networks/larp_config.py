@@ -29,7 +29,7 @@ class LarpConfig:
     l2_normalized: bool = True
     stochastic: bool = True
     stochastic_temperature: float = 0.03
-    norm_eps: float = 1e-5
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.input_size % self.patch_size or self.frame_num % self.temporal_patch_size:
