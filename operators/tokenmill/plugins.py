@@ -49,7 +49,8 @@ def find(package: str, kind: str, *, path: str) -> type[Any]:
         found = getattr(module, attribute if colon else "PLUGIN")
     except ImportError as error:
         hint = "; install it, or name its folder in PYTHONPATH" if error.name == module_name else ""
-        text = f"kind {kind!r} needs {error.name!r}: {error}{hint}"
+        lacking = f" needs {error.name!r}" if error.name else ""
+        text = f"kind {kind!r}{lacking}: {error}{hint}"
         raise JobError(text, path=path) from error
     except AttributeError as error:
         raise JobError(f"{module_name} has no class {attribute!r}", path=path) from error

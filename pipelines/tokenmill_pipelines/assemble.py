@@ -144,8 +144,11 @@ def _check_bytes(view: View, limit: int) -> None:
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:
     if view.gives not in tokenizer.takes:
         wanted = " or ".join(tokenizer.takes)
+        single = view.gives == "clip" and "image" in tokenizer.takes
+        hint = "; kind = 'frames' reads single frames of videos" if single else ""
         raise JobError(
-            f"gives views of kind {view.gives!r}; the tokenizer takes {wanted}", path="view.kind"
+            f"gives views of kind {view.gives!r}; the tokenizer takes {wanted}{hint}",
+            path="view.kind",
         )
 
 

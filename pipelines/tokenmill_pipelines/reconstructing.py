@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -53,8 +54,10 @@ def reconstructions(run: Run) -> Iterator[Reconstruction]:
         encoder = run.assembly.tokenizer.load("cpu")
         tune_torch(run.assembly.job.cluster, "cpu")
         near = (_near(run, one) for one in chosen)
-        for one in {(each.unit.unit_id, each.row): each for each in near}.values():
-            yield from _reconstruction(run, encoder, one)
+        distinct = {(each.unit.unit_id, each.row): each for each in near}.values()
+        samples = [_sample(run, one) for one in distinct]
+        for (_, _), same in itertools.groupby(samples, key=lambda s: (s.unit.unit_id, s.key)):
+            yield from _of_asset(run, encoder, list(same))
         encoder.close()
     except (TokenmillError, RuntimeError, ValueError, MemoryError) as error:
         run.observer.warn("the report shows no reconstructions", error=str(error))
@@ -92,23 +95,43 @@ def _near(run: Run, one: Chosen) -> Chosen:
     return replace(one, row=one.row - index + index % NEAR)
 
 
-def _reconstruction(run: Run, encoder: Encoder, one: Chosen) -> Iterator[Reconstruction]:
-    """Yield the sample's reconstruction, or nothing where it is a film too long to look at."""
-    tokens, place = _sample(run, one)
-    ref = refs_by_key(run, one.unit)[place["asset_key"]]
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A stored sample: its tokens, with a leading axis of one, and where it comes from."""
+
+    unit: Unit
+    tokens: dict[str, Any]
+    place: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Its asset's."""
+        return str(self.place["asset_key"])
+
+
+def _of_asset(run: Run, encoder: Encoder, samples: list[Sample]) -> Iterator[Reconstruction]:
+    """Yield the samples of one asset beside its views, which are read in one pass."""
+    ref = refs_by_key(run, samples[0].unit)[samples[0].key]
+    wanted = {sample.place["view.index"]: sample for sample in samples}
     try:
-        original, up = _original(run, ref, place)
+        for index, original, up in _originals(run, ref, wanted):
+            yield from _compared(run, encoder, wanted[index], original=original, up=up)
     except AssetError as error:
-        run.observer.warn("a sample is not shown in the report", key=ref.key, error=str(error))
-        return
-    decoded = _as_view(encoder.decode(tokens)[0], original)
-    name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
-    kind = run.assembly.view.gives
+        run.observer.warn("samples are not shown in the report", key=ref.key, error=str(error))
+
+
+def _compared(
+    run: Run, encoder: Encoder, sample: Sample, *, original: Array, up: Literal["y", "z"]
+) -> Iterator[Reconstruction]:
+    """Yield the reconstruction, or nothing where it has another shape than its original."""
+    place, kind = sample.place, run.assembly.view.gives
+    decoded = _as_view(encoder.decode(sample.tokens)[0], original)
     if kind in {"image", "clip", "voxels"} and decoded.shape != original.shape:
         text = f"decodes to {list(decoded.shape)}, not {list(original.shape)}"
-        run.observer.warn("a sample is not shown in the report", key=ref.key, error=text)
+        run.observer.warn("a sample is not shown in the report", key=sample.key, error=text)
         return
-    yield Reconstruction(ref.key, original, decoded, view=name, kind=kind, up=up)
+    name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
+    yield Reconstruction(sample.key, original, decoded, view=name, kind=kind, up=up)
 
 
 def _as_view(decoded: Array, original: Array) -> Array:
@@ -122,8 +145,8 @@ def _as_view(decoded: Array, original: Array) -> Array:
     return decoded[:1] if original.ndim == 4 and len(original) == 1 else decoded
 
 
-def _sample(run: Run, one: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a sample's tokens, with a leading axis of one, and where it comes from."""
+def _sample(run: Run, one: Chosen) -> Sample:
+    """Read a sample back from its shard."""
     rows = np.array([one.row], dtype=np.int64)
     with run.assembly.store.shard(one.receipt.path) as shard:
         layout = shard.layout
@@ -132,8 +155,7 @@ def _sample(run: Run, one: Chosen) -> tuple[dict[str, Any], dict[str, Any]]:
         s.name: _stacked(decode_stream(sample, s, layout.packing)) for s in layout.spec.streams
     }
     present = [name for name in COLUMNS if name in sample.schema.names]
-    place: dict[str, Any] = sample.select(present).to_pylist()[0]
-    return tokens, place
+    return Sample(one.unit, tokens, sample.select(present).to_pylist()[0])
 
 
 def _stacked(values: Any) -> npt.NDArray[Any]:
@@ -141,25 +163,30 @@ def _stacked(values: Any) -> npt.NDArray[Any]:
     return values[0][None] if isinstance(values, list) else np.asarray(values)
 
 
-def _original(run: Run, ref: AssetRef, place: dict[str, Any]) -> tuple[Array, Literal["y", "z"]]:
-    """Read the view again; returns its data and the axis of it that points up.
+def _originals(
+    run: Run, ref: AssetRef, wanted: dict[int, Sample]
+) -> Iterator[tuple[int, Array, Literal["y", "z"]]]:
+    """Read views again, up to the last that is wanted; yields number, data, and what points up.
 
     Raises:
-        AssetError: it is too long to be looked at.
+        AssetError: one of them is too long to be looked at.
     """
-    assembly = run.assembly
+    assembly, last = run.assembly, max(wanted)
     limits: LimitsConfig = replace(assembly.job.limits, view_bytes=CLIP_BYTES)
     with assembly.source.open(ref) as stream:
         media = assembly.decoder.decode(ref, stream)
         try:
             for index, view in enumerate(assembly.view.views(media, ref.key)):
-                wanted = index == place["view.index"]
-                for piece in pieces_of(view, index, whole=wanted, limits=limits):
-                    if wanted and piece.data is not None:
-                        return piece.data, _up(media, place.get("view.axes") or "xyz")
+                whole = index in wanted
+                for piece in pieces_of(view, index, whole=whole, limits=limits):
+                    if whole and piece.data is not None:
+                        axes = wanted[index].place.get("view.axes") or "xyz"
+                        yield index, piece.data, _up(media, axes)
+                if index == last:
+                    return
         finally:
             media.close()
-    raise TokenmillError(f"{ref.key} has no view {place['view.index']} any more")
+    raise TokenmillError(f"{ref.key} has no view {last} any more")
 
 
 def _up(media: Any, axes: str) -> Literal["y", "z"]:

@@ -33,10 +33,14 @@ class Encoded:
 
 @dataclass(slots=True)
 class LongClip:
-    """A clip that reaches the device in parts; only the device's thread looks inside."""
+    """A clip that reaches the device in parts; only the device's thread looks inside.
+
+    ``shapes`` are those of the parts pushed so far.
+    """
 
     stream: EncoderStream | None = None
     error: Exception | None = None
+    shapes: list[Shape] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -84,6 +88,7 @@ class Device:
 
     def push(self, clip: LongClip, part: Array) -> Future[Encoded]:
         """Queue the next frames of a long clip; no tokens come of them yet."""
+        clip.shapes.append(part.shape)
         return self._thread.submit(self._push, clip, part)
 
     def finish(self, clip: LongClip) -> Future[Encoded]:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from tokenmill.store.plans import read_unit
@@ -44,7 +45,9 @@ class UnitRun:
     queued: deque[tuple[Batch, Future[Encoded]]] = field(default_factory=deque)
     refs: list[AssetRef] = field(default_factory=list)
     encoded: int = 0
-    failure: tuple[Exception, Array] | None = None
+    #: The last error that was no asset's own, and what it happened on: a view, or a clip in parts.
+    failure: tuple[Exception, Array | LongClip] | None = None
+    clips: dict[Place, LongClip] = field(default_factory=dict)
 
     def spend(self, seconds: Mapping[str, float]) -> None:
         """Add thread-seconds to hops."""
@@ -79,13 +82,21 @@ def run_unit(
     return _publish(run)
 
 
-def _check_encoder(device: Device, error: Exception, view: Array) -> None:
+def _check_encoder(device: Device, error: Exception, failed: Array | LongClip) -> None:
     """Encode a plain view, to tell bad assets from an encoder that fails on everything.
+
+    A clip that came in parts is tried as a plain one of the same parts.
 
     Raises:
         TokenmillError: it fails on this one too.
     """
-    result = device.submit([control_view(view)]).result()
+    if isinstance(failed, LongClip):
+        plain = LongClip()
+        for shape in failed.shapes:
+            device.push(plain, control_view(np.empty(shape, np.uint8))).result()
+        result = device.finish(plain).result()
+    else:
+        result = device.submit([control_view(failed)]).result()
     if any(isinstance(outcome, Exception) for _, outcome in result.pieces):
         raise TokenmillError(f"no batch of the unit could be encoded: {error}") from error
 
@@ -132,6 +143,7 @@ def _stream(run: UnitRun, place: Place, piece: Piece, *, clip: LongClip | None) 
     if piece.data is not None:
         _queue(run, Batch((), ()), run.device.push(clip, piece.data))
         return clip
+    run.clips[place] = clip
     _queue(run, Batch((place,), ()), run.device.finish(clip))
     return None
 
@@ -155,8 +167,9 @@ def _collect(run: UnitRun) -> None:
     for count, outcome in result.pieces:
         places = batch.places[start : start + count]
         if isinstance(outcome, Exception):
-            if batch.views and not isinstance(outcome, AssetError):
-                run.failure = outcome, batch.views[start]
+            if not isinstance(outcome, AssetError):
+                failed = batch.views[start] if batch.views else run.clips[places[0]]
+                run.failure = outcome, failed
             _reject_encode(run, places[0][0], outcome)
         else:
             run.rows.add_tokens(places, outcome)

@@ -16,7 +16,7 @@ from tokenmill.worker.worker import Worker
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.assemble import Assembly, assemble
 from tokenmill_pipelines.listing import list_assets, plan_units
-from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.errors import JobError, TokenmillError
 from tokenmill_schemas.job import Job, parse_job
 from tokenmill_schemas.snapshot import Receipt
 
@@ -171,3 +171,16 @@ def test_frames_are_what_they_are() -> None:
     """The films of these tests change from frame to frame."""
     frames = [film_frame(1, index) for index in range(3)]
     assert len({int(np.asarray(frame)[0, 0, 0]) for frame in frames}) == 3
+
+
+def test_an_encoder_that_fails_on_every_film_ends_the_run(
+    film_job: JobOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain film in the same parts fails as well, so it is not the films."""
+
+    def broken(self: FrameMeansEncoder, inputs: Any) -> Any:
+        raise ValueError(f"no kernel for {type(self).__name__} and {inputs.shape}")
+
+    monkeypatch.setattr(FrameMeansEncoder, "encode", broken)
+    with pytest.raises(TokenmillError, match="no batch of the unit could be encoded: no kernel"):
+        made(film_job(), tmp_path)
