@@ -256,13 +256,35 @@ def path_of_samples(as_json: Json = False, debug: Debug = False) -> None:
         output.document({"path": str(path)}) if as_json else print(path)
 
 
+@app.command()
+def kinds(
+    section: Annotated[
+        str, typer.Argument(metavar="SECTION", help="source, decoder, view or tokenizer.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Argument(metavar="KIND", help="One of them, to see its keys.", show_default=False),
+    ] = "",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the kinds that a section of a job may name, or the keys of one."""
+    with guard(as_json=as_json, debug=debug):
+        from tokenmill_pipelines.cli import catalogues
+
+        if kind:
+            _show(catalogues.describe_kind(section, kind), "kind", as_json=as_json)
+        else:
+            _show(catalogues.list_kinds(section), "kinds", as_json=as_json)
+
+
 @tokenizers_app.command("list")
 def list_tokenizers(as_json: Json = False, debug: Debug = False) -> None:
     """List the kinds of tokenizers."""
     with guard(as_json=as_json, debug=debug):
         from tokenmill_pipelines.cli import catalogues
 
-        _show(catalogues.list_tokenizers(), "tokenizers", as_json=as_json)
+        _show(catalogues.list_tokenizers(), "kinds", as_json=as_json)
 
 
 @tokenizers_app.command("describe")

@@ -1,4 +1,4 @@
-"""What the commands about tokenizers and sample corpora say, as JSON documents."""
+"""What the commands about kinds, tokenizers and sample corpora say, as JSON documents."""
 
 from __future__ import annotations
 
@@ -20,13 +20,48 @@ from tokenmill.views.base import ViewShape
 from tokenmill_pipelines.cli.stores import describe_stream
 from tokenmill_pipelines.samples.catalogue import catalogue
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.strict import nearest
 
 PACKAGE = "tokenmill.tokenizers"
 
 
+#: The sections of a job that name a kind, and the packages that the kinds lie in.
+SECTIONS = {name: f"tokenmill.{name}s" for name in ("source", "decoder", "view", "tokenizer")}
+
+
 def list_tokenizers() -> list[dict[str, str]]:
     """Return the kinds with the first line of what each module says; nothing is imported."""
-    return [{"kind": kind, "summary": _summary(f"{PACKAGE}.{kind}")} for kind in kinds(PACKAGE)]
+    return list_kinds("tokenizer")
+
+
+def list_kinds(section: str) -> list[dict[str, str]]:
+    """Return the kinds that a section of a job may name; nothing is imported.
+
+    Raises:
+        JobError: there is no such section.
+    """
+    if section not in SECTIONS:
+        raise JobError(f"there is no section {section!r}; {nearest(section, list(SECTIONS))}")
+    package = SECTIONS[section]
+    return [{"kind": kind, "summary": _summary(f"{package}.{kind}")} for kind in kinds(package)]
+
+
+def describe_kind(section: str, kind: str) -> dict[str, Any]:
+    """Return what a kind says of itself, and the keys of its section.
+
+    Raises:
+        JobError: no such section or kind, or its library is not installed.
+    """
+    list_kinds(section)
+    cls = find(SECTIONS[section], kind, path=f"{section}.kind")
+    hints = typing.get_type_hints(cls)
+    fields = [f for f in dataclasses.fields(cls) if f.init and f.name != "limits"]
+    return {
+        "section": section,
+        "kind": kind,
+        "summary": inspect.cleandoc(cls.__doc__ or ""),
+        "keys": [_key(field, hints[field.name]) for field in fields],
+    }
 
 
 def _summary(module: str) -> str:

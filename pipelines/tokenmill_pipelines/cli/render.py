@@ -148,9 +148,16 @@ def _shape(stream: dict[str, Any]) -> str:
     return f"{stream['dtype']}, {count} of {', '.join(shapes)}{more}"
 
 
-def tokenizers(value: list[dict[str, Any]]) -> None:
-    """Show the kinds of tokenizers."""
+def kinds(value: list[dict[str, Any]]) -> None:
+    """Show the kinds that a section of a job may name."""
     table("", ("kind", "what it is"), [(entry["kind"], entry["summary"]) for entry in value])
+
+
+def kind(value: dict[str, Any]) -> None:
+    """Show one kind and its keys."""
+    print(value["summary"])
+    rows = [(key["key"], key["type"], _default(key["default"])) for key in value["keys"]]
+    table(f"keys of [{value['section']}]", ("key", "type", "default"), rows)
 
 
 def tokenizer(value: dict[str, Any]) -> None:

@@ -250,6 +250,40 @@ def test_retry_tries_the_quarantined_again(made: Made, tmp_path: Path) -> None:
     assert call("verify", str(store)).code == 0
 
 
+@pytest.mark.parametrize(
+    ("section", "some"),
+    [
+        ("source", {"files", "jsonl"}),
+        ("decoder", {"image", "video", "shape"}),
+        ("view", {"center_crop", "clips", "voxels", "mesh"}),
+        ("tokenizer", {"cosmos", "voxel_vq"}),
+    ],
+)
+def test_the_kinds_of_a_section_are_listed(section: str, some: set[str]) -> None:
+    """Every kind with a line of its own."""
+    value = call("kinds", section, "--json").document()
+    assert some <= {entry["kind"] for entry in value}
+    assert all(entry["summary"] for entry in value)
+
+
+def test_the_keys_of_a_view_are_shown() -> None:
+    """What a job may say of it, with types and defaults."""
+    value = call("kinds", "view", "clips", "--json").document()
+    keys = {key["key"]: key for key in value["keys"]}
+    assert keys["frames_rule"]["default"] == "any"
+    assert "'adaptive'" in keys["shots"]["type"]
+    shown = call("kinds", "view", "clips").out
+    assert "keys of [view]" in shown
+    assert "nearest timestamp" in shown
+
+
+def test_a_section_that_there_is_not_is_told() -> None:
+    """With the nearest that there is."""
+    outcome = call("kinds", "views")
+    assert outcome.code == 2
+    assert "did you mean 'view'?" in outcome.err
+
+
 def test_tokenizers_are_listed_without_loading_them() -> None:
     """Every kind with a line of its own."""
     value = call("tokenizers", "list", "--json").document()

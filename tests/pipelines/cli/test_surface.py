@@ -29,6 +29,7 @@ SURFACE = {
     "samples list": COMMON,
     "samples fetch": {"NAME", "--to"} | COMMON,
     "samples path": COMMON,
+    "kinds": {"SECTION", "KIND"} | COMMON,
     "tokenizers": set(),
     "tokenizers list": COMMON,
     "tokenizers describe": {"KIND", "--variant", "--size"} | COMMON,
