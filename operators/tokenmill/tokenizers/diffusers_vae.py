@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.describe import HALF, Dtype, Weights, grid, identity_of
-from tokenmill.tokenizers.pretrained import folder_config, folder_weights, is_folder
+from tokenmill.tokenizers.pretrained import folder_config, is_folder, weights_file
 from tokenmill.views.base import ViewKind
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.resources import Resources
@@ -35,7 +35,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     DC: {"encoder_block_out_channels": 6 * (0,), "latent_channels": 32, "scaling_factor": 1.0},
 }
 _WIDTHS = {KL: "block_out_channels", DC: "encoder_block_out_channels"}
-_WEIGHTS = tuple(
+#: Names of a diffusers folder's weights, in the order in which they are looked for.
+WEIGHTS = tuple(
     f"diffusion_pytorch_model.{end}"
     for end in ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
 )
@@ -148,9 +149,7 @@ class DiffusersVae:
         Raises:
             CheckpointError: the folder has none.
         """
-        if is_folder(self.checkpoint):
-            return Weights(folder_weights(self.checkpoint, _WEIGHTS))
-        return Weights(self.checkpoint)
+        return Weights(weights_file(self.checkpoint, WEIGHTS))
 
     def load(self, device: str = "cpu") -> Encoder:
         """Build the network and load its weights; a checkpoint may lack the decoder.

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, Literal
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.tokenizers.clip_grid import Frames, clip_grid
 from tokenmill.tokenizers.describe import HALF, Dtype, Weights, identity_of
-from tokenmill.tokenizers.diffusers_vae import diffusers_version, without_bookkeeping
-from tokenmill.tokenizers.pretrained import folder_config, folder_weights, is_folder
+from tokenmill.tokenizers.diffusers_vae import WEIGHTS, diffusers_version, without_bookkeeping
+from tokenmill.tokenizers.pretrained import folder_config, is_folder, weights_file
 from tokenmill.tokenizers.video_vae_facts import (
     DEFAULTS,
     HUNYUAN,
@@ -42,10 +42,6 @@ from tokenmill_schemas.strict import nearest
 from tokenmill_schemas.tokens import Stream, TokenSpec
 
 VARIANTS = tuple(DEFAULTS)
-_WEIGHTS = tuple(
-    f"diffusion_pytorch_model.{end}"
-    for end in ("safetensors", "safetensors.index.json", "bin", "bin.index.json")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +177,7 @@ class DiffusersVideoVae:
         Raises:
             CheckpointError: the folder has none.
         """
-        if is_folder(self.checkpoint):
-            return Weights(folder_weights(self.checkpoint, _WEIGHTS))
-        return Weights(self.checkpoint)
+        return Weights(weights_file(self.checkpoint, WEIGHTS))
 
     def load(self, device: str = "cpu") -> Encoder:
         """Build the network and load its weights; a checkpoint may lack the decoder.

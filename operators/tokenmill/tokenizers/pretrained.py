@@ -63,5 +63,14 @@ def folder_weights(folder: str, names: Sequence[str]) -> str:
     raise CheckpointError(f"{folder} has none of {', '.join(names)}", path=PATH)
 
 
+def weights_file(checkpoint: str, names: Sequence[str]) -> str:
+    """Return the weights of a model folder (see `folder_weights`), or the file that is named.
+
+    Raises:
+        CheckpointError: the folder has none.
+    """
+    return folder_weights(checkpoint, names) if is_folder(checkpoint) else checkpoint
+
+
 def _inside(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
