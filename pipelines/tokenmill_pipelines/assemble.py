@@ -74,7 +74,7 @@ def assemble(job: Job) -> Assembly:
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
     parts = _fingerprint_parts(decoder, view, tokenizer) | {"spec": spec.to_json()}
-    store = Store.at(job.store.uri, job.store.options)
+    store = Store.of(job.store.uri, job.store.options)
     identity = Identity(spec, parts, layout, job.shards.format)
     return Assembly(job, source, decoder, view, tokenizer, store, identity)
 

@@ -2,9 +2,8 @@
 
 The sections ``source``, ``view``, ``tokenizer`` (and ``decoder``, seldom needed) name an operator
 by ``kind``; their other keys are that operator's own fields, checked when the operator is built.
-``shards``, ``store``, ``cluster`` and ``limits`` are fixed here. Paths are read relative to the job
-file's folder. What is secret (object-store keys, hub tokens) comes from the environment and never
-from a job.
+The other sections are fixed here. Paths are read relative to the job file's folder. What is secret
+(object-store keys, hub tokens) comes from the environment and never from a job.
 """
 
 from __future__ import annotations
@@ -105,7 +104,8 @@ class LimitsConfig:
     ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
     what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
     from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
-    take in memory where the tokenizer cannot take it in parts.
+    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how much
+    decoding and viewing may make an actor grow before the asset is given up; 0 sets no limit.
     """
 
     max_asset_bytes: int = 512 * 2**20
@@ -114,6 +114,7 @@ class LimitsConfig:
     max_faces: int = 20_000_000
     max_points: int = 50_000_000
     view_bytes: int = 2**30
+    asset_memory_bytes: int = 0
     asset_deadline_s: float = 60.0
     batch_size: int = 0
     batch_bytes: int = 256 * 2**20
@@ -130,8 +131,43 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class IncrementConfig:
+    """What a run does about assets that its store has already.
+
+    ``identity`` says by what an asset is told to be the one that the store has: "version" is what
+    the source lists (etag, or size and mtime), "content" a sha256 of the bytes, which costs reading
+    those whose version is new. A changed asset is tokenized again and its old samples are hidden,
+    unless ``on_changed`` is "keep". An asset that an earlier run of this job (by its name) listed
+    and this one does not is marked missing, and with ``on_missing`` "drop" its samples are hidden
+    until it is back; more than ``max_missing_fraction`` of them stop the run instead, for a source
+    that is out of reach looks the same.
+    """
+
+    identity: Literal["version", "content"] = "version"
+    on_changed: Literal["replace", "keep"] = "replace"
+    on_missing: Literal["keep", "drop"] = "keep"
+    max_missing_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_missing_fraction <= 1:
+            raise ValueError("max_missing_fraction must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """When ``tokenmill serve`` runs a job: five-field ``cron`` in ``timezone``; "" never."""
+
+    cron: str = ""
+    timezone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One job file, read and checked."""
+    """One job file, read and checked.
+
+    ``storage`` has a table of fsspec options for each kind of remote storage (``[storage.s3]``
+    endpoint_url, ...), for everything that the job reads and writes there; without secrets.
+    """
 
     name: str
     source: OperatorConfig
@@ -142,6 +178,9 @@ class Job:
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    increment: IncrementConfig = field(default_factory=IncrementConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    storage: dict[str, Any] = field(default_factory=dict)
     base: str = ""
 
 

@@ -19,6 +19,8 @@ from tokenmill_schemas.errors import FormatVersionError
 from tokenmill_schemas.tokens import TokenSpec, spec_from_json
 
 Disposition = Literal["quarantine", "filtered"]
+#: Why samples are hidden: a takedown; a newer version of their asset; an asset that is gone.
+TombstoneReason = Literal["taken_down", "replaced", "vanished"]
 
 #: One row per shard, in plan order: the columns of a manifest segment.
 SEGMENT_SCHEMA = pa.schema(
@@ -34,6 +36,41 @@ SEGMENT_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("assets", pa.int64(), nullable=False),
         pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("batch_rows", pa.int32(), nullable=False),
+        pa.field("min_key", pa.string(), nullable=False),
+        pa.field("max_key", pa.string(), nullable=False),
+    ]
+)
+
+#: Rows of shards that no reader may show. ``reason`` is one of `TombstoneReason`.
+TOMBSTONE_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("asset_key", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+#: Assets that the newest run of the job ``scope`` did not list any more.
+MISSING_SCHEMA = pa.schema(
+    [
+        pa.field("asset_key", pa.string(), nullable=False),
+        pa.field("scope", pa.string(), nullable=False),
+    ]
+)
+
+#: One row per data shard that a column group covers: the file beside it, row for row.
+GROUP_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("format", pa.string(), nullable=False),
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("present", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
         pa.field("batch_rows", pa.int32(), nullable=False),
     ]
 )
@@ -71,7 +108,8 @@ class Receipt:
 
     ``plan`` and ``row_group`` say where the unit's listing is kept.
     ``seconds`` holds thread-seconds per hop, ``statistics`` token counts per stream; neither is
-    part of the dataset's identity.
+    part of the dataset's identity. ``min_key`` and ``max_key`` bound the keys of the unit's assets
+    (by code points), so that one asset is found without opening every shard.
     """
 
     unit_id: str
@@ -89,6 +127,8 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
     attempt: int = 1
+    min_key: str = ""
+    max_key: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value from which `receipt_from_json` makes an equal receipt."""
@@ -135,12 +175,38 @@ def receipt_from_json(value: dict[str, Any]) -> Receipt:
 
 @dataclass(frozen=True, slots=True)
 class FileRef:
-    """An immutable file of the store, relative to its root."""
+    """An immutable file of the store, relative to its root.
+
+    ``scope``, of a plan part, is the name of the job that listed it.
+    """
 
     path: str
     sha256: str
     rows: int
     bytes: int
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnGroup:
+    """Columns that were added to samples later: files beside the shards, row for row.
+
+    ``segments`` are tables of `GROUP_SCHEMA`. ``spec`` has the group's streams, often none.
+    ``fingerprint_parts`` say how its tokens were made ({} for plain columns); ``layout`` is the
+    digest of the columns that its files share, ``columns`` their names.
+    """
+
+    name: str
+    spec: TokenSpec
+    columns: tuple[str, ...]
+    layout: str
+    fingerprint: str
+    fingerprint_parts: dict[str, Any]
+    segments: tuple[FileRef, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value from which `snapshot_from_json` makes an equal group."""
+        return asdict(self) | {"spec": self.spec.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +215,9 @@ class Snapshot:
 
     ``number`` counts from 1 on its branch; ``parent`` is the commit id of the version before ("" at
     the first). ``segments`` list all live shards, ``rejects`` all assets without samples, ``plans``
-    every listing that was tokenized, ``tombstones`` the samples that no feed may show.
+    every listing that was tokenized (of two rows of one key the later one counts), ``tombstones``
+    the samples that no feed may show, ``missing`` the assets that their source lists no longer,
+    ``groups`` the columns that were added to samples later.
     ``fingerprint_parts`` is what the fingerprint hashes, kept readable; ``layout`` is the digest of
     the columns that all shards share.
     """
@@ -167,6 +235,8 @@ class Snapshot:
     rejects: tuple[FileRef, ...]
     plans: tuple[FileRef, ...]
     tombstones: tuple[FileRef, ...] = ()
+    missing: tuple[FileRef, ...] = ()
+    groups: tuple[ColumnGroup, ...] = ()
     totals: dict[str, int] = field(default_factory=dict)
     branch: str = "main"
     message: str = ""
@@ -176,22 +246,30 @@ class Snapshot:
     @property
     def content_id(self) -> str:
         """Hash of what this version holds: equal for equal inputs, whenever and however made."""
-        return digest(
-            {
-                "spec": self.spec.to_json(),
-                "fingerprint": self.fingerprint,
-                "layout": self.layout,
-                "segments": [ref.sha256 for ref in self.segments],
-                "rejects": [ref.sha256 for ref in self.rejects],
-                "plans": [ref.sha256 for ref in self.plans],
-                "tombstones": [ref.sha256 for ref in self.tombstones],
+        content: dict[str, Any] = {
+            "spec": self.spec.to_json(),
+            "fingerprint": self.fingerprint,
+            "layout": self.layout,
+            "segments": [ref.sha256 for ref in self.segments],
+            "rejects": [ref.sha256 for ref in self.rejects],
+            "plans": [ref.sha256 for ref in self.plans],
+            "tombstones": [ref.sha256 for ref in self.tombstones],
+        }
+        # Left out where there are none, as in the versions that were written before there were any.
+        if self.missing:
+            content["missing"] = [ref.sha256 for ref in self.missing]
+        if self.groups:
+            content["groups"] = {
+                group.name: [group.fingerprint, *(ref.sha256 for ref in group.segments)]
+                for group in self.groups
             }
-        )
+        return digest(content)
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of the snapshot file."""
         value = asdict(self)
         value["spec"] = self.spec.to_json()
+        value["groups"] = [group.to_json() for group in self.groups]
         value["content_id"] = self.content_id
         return canonical_json(value) + b"\n"
 
@@ -212,4 +290,16 @@ def snapshot_from_json(value: dict[str, Any], *, uri: str = "") -> Snapshot:
     made: dict[str, Any] = {"spec": spec_from_json(value["spec"])}
     for name in ("segments", "rejects", "plans", "tombstones"):
         made[name] = tuple(_record(FileRef, ref) for ref in value[name])
+    made["missing"] = tuple(_record(FileRef, ref) for ref in value.get("missing", ()))
+    made["groups"] = tuple(_group(group) for group in value.get("groups", ()))
     return _record(Snapshot, value, **made)
+
+
+def _group(value: Mapping[str, Any]) -> ColumnGroup:
+    return _record(
+        ColumnGroup,
+        value,
+        spec=spec_from_json(value["spec"]),
+        columns=tuple(value["columns"]),
+        segments=tuple(_record(FileRef, ref) for ref in value["segments"]),
+    )

@@ -147,14 +147,14 @@ _CHECKS = {"index": _check_index, "bits": _check_bits, "float": _check_float}
 
 @dataclass(frozen=True, slots=True)
 class TokenSpec:
-    """What one sample of a store holds."""
+    """What one sample of a store holds; a group of plain columns has no streams."""
 
     streams: tuple[Stream, ...]
 
     def __post_init__(self) -> None:
         names = [stream.name for stream in self.streams]
-        if len(set(names)) != len(names) or not names:
-            raise ValueError(f"stream names must be distinct and at least one, got {names}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"stream names must be distinct, got {names}")
         for stream in self.streams:
             if stream.aligned_with and stream.aligned_with not in names:
                 raise ValueError(f"{stream.name!r} is aligned with unknown {stream.aligned_with!r}")

@@ -118,7 +118,6 @@ def test_shape_and_positions_count_tokens_and_not_their_bits() -> None:
         (lambda: Stream("a", "bits", (Axis("n"),)), "width_bits"),
         (lambda: Stream("a", "float", (Axis("n"),), channels=4, dtype="float64"), "dtype"),
         (lambda: Stream("a", "float", (Axis("n"),), dtype="float32"), "channels"),
-        (lambda: TokenSpec(()), "at least one"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, says: str) -> None:

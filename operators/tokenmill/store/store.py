@@ -39,7 +39,7 @@ class Store:
     storage: Storage
 
     @classmethod
-    def at(cls, uri: str, options: Mapping[str, Any] | None = None) -> Store:
+    def of(cls, uri: str, options: Mapping[str, Any] | None = None) -> Store:
         """Return the store at ``uri``, which need not exist yet."""
         return cls(open_storage(uri, options))
 
@@ -50,7 +50,7 @@ class Store:
         Raises:
             StoreError: there is no store with a snapshot at ``uri``.
         """
-        store = cls.at(uri, options)
+        store = cls.of(uri, options)
         if not store.log.numbers():
             raise StoreError("is not a token store, or has no snapshot yet", uri=store.storage.uri)
         return store

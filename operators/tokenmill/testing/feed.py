@@ -40,7 +40,7 @@ def build_store(
     Sample i has the id ``s<i>``, companion text ``<column> <i>`` and companion numbers i. Called
     again with the same folder, it appends a snapshot of the same shards under new names.
     """
-    store = Store.at(str(folder))
+    store = Store.of(str(folder))
     shards = shards or ShardsConfig()
     identity = Identity(layout.spec, {"made_by": "tokenmill.testing"}, layout, shards.format)
     held = len(store.log.numbers())
