@@ -117,14 +117,14 @@ def _walk(folder: Path, prefix: str) -> Iterator[Entry]:
     for entry in sorted(entries, key=lambda e: f"{e.name}/" if e.is_dir() else e.name):
         if entry.is_dir():
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
-        elif (size := _size(entry)) is not None:
-            yield Entry(prefix + entry.name, size)
+        elif (stat := _stat(entry)) is not None:
+            yield Entry(prefix + entry.name, stat.st_size, stat.st_mtime)
 
 
-def _size(entry: os.DirEntry[str]) -> int | None:
-    """Size in bytes, or None if the file was deleted since its folder was read."""
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Size and time of a file, or None if it was deleted since its folder was read."""
     try:
-        return entry.stat().st_size
+        return entry.stat()
     except FileNotFoundError:
         return None
 

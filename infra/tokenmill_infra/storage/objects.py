@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,7 +102,8 @@ class ObjectStorage:
         found = self._call(lambda: _find(fs, folder), f"listing {prefix}")
         for name in sorted(found):
             if found[name]["type"] == "file" and name.startswith(f"{folder}/"):
-                yield Entry(name[len(root) + 1 :], int(found[name]["size"]))
+                info = found[name]
+                yield Entry(name[len(root) + 1 :], int(info["size"]), _modified(info))
 
     def size(self, path: str) -> int | None:
         """Return an object's size in bytes, None if there is no such object."""
@@ -173,3 +175,10 @@ def open_objects(uri: str, options: Mapping[str, Any]) -> ObjectStorage:
     storage = ObjectStorage(address, dict(options))
     connect(storage.address, storage.options)
     return storage
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    """Return when an object was written, by its storage's clock; 0.0 where that is not told."""
+    told = (info.get(name) for name in ("LastModified", "mtime", "updated", "created"))
+    when = next((value for value in told if value is not None), 0.0)
+    return when.timestamp() if isinstance(when, datetime) else float(when)

@@ -10,10 +10,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file below a storage's root."""
+    """One file below a storage's root; ``modified`` is by the storage's clock, epoch seconds."""
 
     path: str
     size_bytes: int
+    modified: float = 0.0
 
 
 class Storage(Protocol):
