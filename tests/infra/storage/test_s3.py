@@ -1,20 +1,20 @@
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tokenmill.testing.s3server import S3Server
 from tokenmill_infra.storage import Storage, open_storage, probe, scratch
 from tokenmill_schemas.errors import StoreError
 
-pytestmark = [pytest.mark.s3, pytest.mark.xdist_group("s3")]
+pytestmark = pytest.mark.s3
 
 
 @pytest.fixture
-def storage(s3_root: str, s3_options: dict[str, Any]) -> Storage:
+def storage(s3_root: str) -> Storage:
     """An empty storage on a real S3 server."""
-    return open_storage(s3_root, s3_options)
+    return open_storage(s3_root)
 
 
 def test_one_of_eight_threads_wins_each_of_twenty_keys(storage: Storage) -> None:
@@ -61,11 +61,9 @@ def test_another_size_under_the_name_is_refused(storage: Storage, tmp_path: Path
     assert local.exists()
 
 
-def test_listing_sees_what_others_wrote_and_deleted(
-    storage: Storage, s3_root: str, s3_options: dict[str, Any]
-) -> None:
+def test_listing_sees_what_others_wrote_and_deleted(storage: Storage, s3_root: str) -> None:
     """No cache of ours hides another process's files; a copy by pickle is such another."""
-    other = pickle.loads(pickle.dumps(open_storage(s3_root, s3_options)))
+    other = pickle.loads(pickle.dumps(open_storage(s3_root)))
     assert list(storage.list("log")) == []
     assert not storage.exists("log/1")
     other.create("log/b/2", b"b")
@@ -85,9 +83,9 @@ def test_the_probe_finds_conditional_creates_working(storage: Storage) -> None:
     assert list(storage.list("")) == []
 
 
-def test_wrong_keys_are_said_without_showing_them(s3_root: str, s3_options: dict[str, Any]) -> None:
+def test_wrong_keys_are_said_without_showing_them(s3: S3Server) -> None:
     """A refused request names the storage and never a secret."""
-    storage = open_storage(s3_root, {**s3_options, "secret": "hunter2-very-secret"})
+    storage = open_storage(s3.root(), {**s3.options, "secret": "hunter2-very-secret"})
     with pytest.raises(StoreError, match="access denied") as caught:
         storage.create("x", b"1")
     assert "hunter2" not in str(caught.value)
