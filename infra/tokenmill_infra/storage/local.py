@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,10 @@ class LocalStorage:
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, None if there is no such file."""
         try:
-            return (self.root / checked(path)).stat().st_size
-        except FileNotFoundError:
+            found = (self.root / checked(path)).stat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def exists(self, path: str) -> bool:
         """Whether a file of that name is there."""

@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from tokenmill_infra.storage.local import LocalStorage
+from tokenmill_infra.storage.local import SCRATCH
 from tokenmill_infra.storage.storage import Storage
 
 
@@ -38,9 +38,10 @@ def probe_folder(storage: Storage) -> None:
     Raises:
         OSError: nothing can be made there.
     """
-    if not isinstance(storage, LocalStorage):
+    scratch = storage.local(SCRATCH)
+    if scratch is None:
         return
-    folder = storage.root
+    folder = scratch.parent
     while not os.path.lexists(folder):
         folder = folder.parent
     Path(tempfile.mkdtemp(prefix=".", dir=folder)).rmdir()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenmill_infra.storage.local import SCRATCH, LocalStorage, make_folder
+from tokenmill_infra.storage.local import SCRATCH, make_folder
 from tokenmill_infra.storage.locked import locked_folder, sweep
 from tokenmill_infra.storage.storage import Storage
 
@@ -20,9 +20,9 @@ def scratch(storage: Storage | None = None) -> Iterator[Path]:
     In a local storage it lies inside the root, hidden, so that files move by linking; for an object
     store, and for files that no storage will get, it lies in the machine's temporary folder.
     """
-    if isinstance(storage, LocalStorage):
-        make_folder(storage.root)
-        parent = storage.root / SCRATCH
+    parent = storage.local(SCRATCH) if storage is not None else None
+    if parent is not None:
+        make_folder(parent.parent)
     else:
         # The user's id in the name: the temporary folder is shared between users.
         parent = Path(tempfile.gettempdir()) / f"tokenmill-scratch-{os.getuid()}"
