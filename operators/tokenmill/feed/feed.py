@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokenmill.feed.columns import Batch, Chunk, Projection
 from tokenmill.feed.files import ShardCache, ShardFiles, default_cache
@@ -24,7 +26,9 @@ from tokenmill.feed.plan import Plan
 from tokenmill.feed.prefetch import prefetch
 from tokenmill.feed.state import FeedState, check_state, state_from_json
 from tokenmill.store import Store
+from tokenmill.store.hidden import Hidden
 from tokenmill_schemas.arrow import values_per_sample
+from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import FingerprintError, JobError, StoreError
 from tokenmill_schemas.snapshot import Snapshot
 
@@ -122,7 +126,9 @@ class Feed:
         _check_snapshot(self.snapshot, fingerprint, self._store.uri)
         table = self._store.segments(self.snapshot, SHARD_FACTS).combine_chunks()
         samples = table.column("samples").to_numpy()
-        self._plan = Plan.of(samples)
+        hidden = self._store.hidden(self.snapshot)
+        self._shown = hidden.later and digest([self.snapshot.content_id, hidden.later])
+        self._plan = Plan.of(samples, _hidden_rows(hidden, table))
         self._order = Order(self._plan.rows, seed, shuffle)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
@@ -200,7 +206,7 @@ class Feed:
 
     def _state(self) -> FeedState:
         return FeedState(
-            snapshot=self.snapshot.content_id,
+            snapshot=self._shown or self.snapshot.content_id,
             number=self.snapshot.number,
             seed=self._order.seed,
             shuffle=self._order.shuffle,
@@ -305,12 +311,15 @@ def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
             f"was {fingerprint[:12]}: its tokens are of another kind",
             uri=uri,
         )
-    if snapshot.tombstones:
-        raise StoreError(
-            f"snapshot {snapshot.number} hides samples, which this library cannot do yet and must "
-            "not ignore: update tokenmill",
-            uri=uri,
-        )
+
+
+def _hidden_rows(hidden: Hidden, segments: pa.Table) -> dict[int, Rows]:
+    """Return the hidden rows of each shard that has some, by its place among ``segments``."""
+    if not hidden.by_path:
+        return {}
+    found = pc.index_in(segments.column("path"), value_set=pa.array(hidden.paths, pa.string()))
+    places = np.flatnonzero(found.is_valid().to_numpy())
+    return {int(i): hidden.rows(str(segments.column("path")[i])) for i in places}
 
 
 def _chunk_steps(projection: Projection, share: int) -> int:

@@ -1,6 +1,8 @@
 """Versioned token stores: plans, receipts, snapshots, verification."""
 
-from tokenmill.store.commit import Commit, Identity
+from tokenmill.store.commit import Commit
+from tokenmill.store.identity import Identity
 from tokenmill.store.store import Store
+from tokenmill.store.version import Version
 
-__all__ = ["Commit", "Identity", "Store"]
+__all__ = ["Commit", "Identity", "Store", "Version"]

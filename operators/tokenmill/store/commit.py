@@ -8,56 +8,34 @@ holds, and tries the next number.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tokenmill.store import paths
+from tokenmill.store.denied import denied_samples
+from tokenmill.store.hidden import hide, unhide
+from tokenmill.store.identity import Identity, check, root
+from tokenmill.store.locate import locate
 from tokenmill.store.log import Log
 from tokenmill.store.plans import listed, read_unit
-from tokenmill.store.tables import put_table, read_table
+from tokenmill.store.segments import add_segments, held_units, reject_table
+from tokenmill.store.tables import append_rows, filter_rows, read_tables
+from tokenmill.store.transaction import next_version, transact
 from tokenmill_infra.storage.storage import Storage
-from tokenmill_schemas.arrow import ShardLayout
-from tokenmill_schemas.canonical import canonical_json, digest
-from tokenmill_schemas.errors import ConflictError, FingerprintError
-from tokenmill_schemas.plan import Unit
+from tokenmill_schemas.errors import ConflictError, SnapshotNotFoundError
+from tokenmill_schemas.plan import IDENTITY, Unit
 from tokenmill_schemas.snapshot import (
+    MISSING_SCHEMA,
     REJECT_SCHEMA,
-    SEGMENT_SCHEMA,
+    TOMBSTONE_SCHEMA,
     FileRef,
     Receipt,
     Snapshot,
 )
-from tokenmill_schemas.tokens import TokenSpec
-
-#: Rows of one manifest segment, at the most.
-SEGMENT_ROWS = 65536
-#: Rebases of one commit before it gives up: each means that another commit won in between.
-REBASES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What all samples of a store have in common; ``shard_format`` is a kind of shard format."""
-
-    spec: TokenSpec
-    parts: dict[str, Any]
-    layout: ShardLayout
-    shard_format: str
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that can change a token."""
-        return digest(self.parts)
-
-    @property
-    def layout_digest(self) -> str:
-        """Hash of the columns that every shard has, and of the shards' format."""
-        schema = str(self.layout.schema.to_string(show_schema_metadata=True))
-        return digest({"schema": schema, "format": self.shard_format})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +45,10 @@ class Commit:
     ``resolved`` are keys of assets that were in quarantine and are accounted for anew by
     ``receipts``. ``base`` is the number of the version that the listing was compared with (0 before
     the first); ``commit_id`` tells this commit's version from one that another commit made.
+
+    ``replaced`` are keys of assets that changed: what the store had of them, samples or quarantine,
+    gives way. ``vanished`` and ``returned`` are keys that the job named ``scope`` lists no longer,
+    and again; ``drop_missing`` hides the samples of all assets that it misses.
     """
 
     receipts: tuple[Receipt, ...]
@@ -78,41 +60,11 @@ class Commit:
     resolved: frozenset[str] = frozenset()
     base: int = 0
     commit_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-
-def check(log: Log, identity: Identity) -> Snapshot | None:
-    """Return the newest version after checking that ``identity`` may be added to it.
-
-    Raises:
-        FingerprintError: the store holds tokens of another kind, or shards of another format or
-            with other columns; says what differs.
-    """
-    if not log.numbers():
-        return None
-    head, uri = log.resolve(None), log.storage.uri
-    if head.fingerprint != identity.fingerprint:
-        raise FingerprintError(
-            "holds tokens of another kind: "
-            + "; ".join(differences(head.fingerprint_parts, identity.parts))
-            + ". Use another store, or the settings that made this one",
-            uri=uri,
-        )
-    if head.layout != identity.layout_digest:
-        raise FingerprintError(
-            f"{_other_layout(log.storage, head, identity)}: use another store, or the settings "
-            "that made this one",
-            uri=uri,
-        )
-    return head
-
-
-def _other_layout(storage: Storage, head: Snapshot, identity: Identity) -> str:
-    asked = identity.shard_format
-    for ref in head.segments:
-        there = set(read_table(storage, ref, ["format"]).column("format").to_pylist())
-        if there - {asked}:
-            return f"its shards have the format {', '.join(sorted(there))}, asked for is {asked}"
-    return "its shards have other columns (packing, companion columns or view)"
+    scope: str = ""
+    replaced: frozenset[str] = frozenset()
+    vanished: frozenset[str] = frozenset()
+    returned: frozenset[str] = frozenset()
+    drop_missing: bool = False
 
 
 def append(log: Log, commit: Commit) -> Snapshot:
@@ -123,29 +75,36 @@ def append(log: Log, commit: Commit) -> Snapshot:
         ConflictError: a commit that came first holds the same assets in other units, or other
             commits kept winning.
     """
-    for _ in range(REBASES):
-        head = check(log, commit.identity)
+
+    def change(head: Snapshot | None) -> Snapshot | None:
+        check(log.storage, head, commit.identity)
         fresh = replace(commit, receipts=_fresh(log.storage, head, commit.receipts))
-        if head is not None and not fresh.receipts:
-            return head
-        if head is not None and head.number != commit.base:
+        if head is None:
+            return _next(log, root(commit.identity), fresh)
+        if head.number != commit.base:
             _check_rebase(log, fresh, head)
-        snapshot = _next(log.storage, fresh, head or _root(commit.identity))
-        try:
-            log.append(snapshot)
-        except ConflictError:
-            continue
-        return snapshot
-    raise ConflictError(f"{REBASES} commits came first; try again", uri=log.storage.uri)
+        wanted = _next(log, head, fresh)
+        return wanted if fresh.receipts or _differs(wanted, head) else None
+
+    made = transact(log, change)
+    if made is None:
+        raise ConflictError("a first commit made nothing", uri=log.storage.uri)
+    return made
+
+
+def _differs(wanted: Snapshot, head: Snapshot) -> bool:
+    return (wanted.tombstones, wanted.missing, wanted.rejects) != (
+        head.tombstones,
+        head.missing,
+        head.rejects,
+    )
 
 
 def _fresh(
     storage: Storage, head: Snapshot | None, receipts: tuple[Receipt, ...]
 ) -> tuple[Receipt, ...]:
     """Drop the units that the newest version already holds."""
-    held: set[str] = set()
-    for ref in head.segments if head else ():
-        held.update(read_table(storage, ref, ["unit_id"]).column("unit_id").to_pylist())
+    held = held_units(storage, head.segments if head else (), (r.unit_id for r in receipts))
     return tuple(receipt for receipt in receipts if receipt.unit_id not in held)
 
 
@@ -155,14 +114,12 @@ def _check_rebase(log: Log, commit: Commit, head: Snapshot) -> None:
     Another run may have listed the source at another moment and cut other units, which hold some
     of the same assets; or it may have retried some of the same quarantined ones.
     """
-    held = log.read(commit.base).plans if commit.base else ()
+    held = _base_plans(log, commit)
     others = [part for part in head.plans if part not in held and part not in commit.plans]
-    twice = _keys(log.storage, others)
-    if twice:
-        twice &= _planned_keys(log.storage, commit)
+    twice = _accounted_since(log.storage, commit, held, others) if others else set()
     if commit.resolved:
-        tables = [read_table(log.storage, ref, ["asset_key"]) for ref in head.rejects]
-        twice = set(commit.resolved).difference(*(t.column(0).to_pylist() for t in tables))
+        rejects = read_tables(log.storage, head.rejects, REJECT_SCHEMA, ["asset_key"])
+        twice |= commit.resolved.difference(rejects.column(0).to_pylist())
     if twice:
         raise ConflictError(
             f"snapshot {head.number} came first and accounts for {len(twice)} of the same assets "
@@ -173,9 +130,35 @@ def _check_rebase(log: Log, commit: Commit, head: Snapshot) -> None:
         )
 
 
-def _keys(storage: Storage, parts: Iterable[FileRef]) -> set[str]:
-    batches = (batch for part in parts for batch in listed(storage, part, ["key"]))
-    return {key for batch in batches for key in batch.column("key").to_pylist()}
+def _base_plans(log: Log, commit: Commit) -> tuple[FileRef, ...]:
+    try:
+        return log.read(commit.base).plans if commit.base else ()
+    except SnapshotNotFoundError:  # it was purged meanwhile
+        return ()
+
+
+def _accounted_since(
+    storage: Storage, commit: Commit, held: Iterable[FileRef], others: Iterable[FileRef]
+) -> set[str]:
+    """Return planned keys that parts made since the base list, in another version than it had.
+
+    A part that only moved assets about, as compaction does, lists them as the base did.
+    """
+    planned = pa.array(sorted(_planned_keys(storage, commit)), pa.string())
+    listed_now = set(_identities(storage, others, planned))
+    if not listed_now:
+        return set()
+    return {identity[0] for identity in listed_now - set(_identities(storage, held, planned))}
+
+
+def _identities(
+    storage: Storage, parts: Iterable[FileRef], keys: pa.Array
+) -> Iterator[tuple[str, ...]]:
+    for part in parts:
+        for batch in listed(storage, part, list(IDENTITY)):
+            among = batch.filter(pc.is_in(batch.column("key"), value_set=keys))
+            columns = (among.column(name).to_pylist() for name in IDENTITY)
+            yield from zip(*columns, strict=True)
 
 
 def _planned_keys(storage: Storage, commit: Commit) -> set[str]:
@@ -183,103 +166,96 @@ def _planned_keys(storage: Storage, commit: Commit) -> set[str]:
     return {key for unit in units for key in read_unit(storage, unit).column("key").to_pylist()}
 
 
-def _next(storage: Storage, commit: Commit, base: Snapshot) -> Snapshot:
-    rejects = _rejects(storage, base, commit)
-    return replace(
-        base,
-        number=base.number + 1,
+def _next(log: Log, head: Snapshot, commit: Commit) -> Snapshot:
+    storage = log.storage
+    gone = commit.resolved | commit.replaced
+    rejects = head.rejects
+    if gone:
+        rejects = filter_rows(storage, paths.REJECTS, rejects, column="asset_key", without=gone)
+    rejects = append_rows(storage, paths.REJECTS, rejects, reject_table(commit.receipts))
+    missing = _missing(storage, head, commit)
+    tombstones = _tombstones(storage, head, commit, missing=missing)
+    parts = (replace(part, scope=commit.scope) for part in commit.plans)
+    there = {part.sha256 for part in head.plans}
+    return next_version(
+        log,
+        head,
+        commit.operation,
         commit_id=commit.commit_id,
-        parent=base.commit_id,
-        operation=commit.operation,
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        segments=base.segments + _put_segments(storage, commit.receipts),
+        segments=add_segments(storage, head.segments, commit.receipts),
         rejects=rejects,
-        plans=base.plans + tuple(p for p in commit.plans if p not in base.plans),
-        totals=_totals(base, commit, rejected=sum(ref.rows for ref in rejects)),
+        plans=head.plans + tuple(part for part in parts if part.sha256 not in there),
+        tombstones=tombstones,
+        missing=missing,
+        totals=_totals(head, commit, rejects=rejects, tombstones=tombstones),
         message=commit.message,
         job=commit.job,
     )
 
 
-def _put_segments(storage: Storage, receipts: tuple[Receipt, ...]) -> tuple[FileRef, ...]:
-    rows = [_segment_row(receipt) for receipt in receipts]
-    starts = range(0, len(rows), SEGMENT_ROWS)
-    tables = (pa.Table.from_pylist(rows[i : i + SEGMENT_ROWS], SEGMENT_SCHEMA) for i in starts)
-    return tuple(put_table(storage, paths.SEGMENTS, table) for table in tables)
+def _missing(storage: Storage, head: Snapshot, commit: Commit) -> tuple[FileRef, ...]:
+    """Return the table of missing assets after ``commit``; what other jobs miss stays as it is."""
+    if not (commit.vanished or commit.returned):
+        return head.missing
+    table = read_tables(storage, head.missing, MISSING_SCHEMA)
+    mine = pc.equal(table.column("scope"), commit.scope)
+    known = table.filter(mine).column("asset_key")
+    back = pa.array(sorted(commit.returned), pa.string())
+    refs = head.missing
+    if pc.any(pc.is_in(known, value_set=back)).as_py():
+        stays = pc.invert(pc.and_(mine, pc.is_in(table.column("asset_key"), value_set=back)))
+        refs = append_rows(storage, paths.MISSING, (), table.filter(stays))
+    new = sorted(commit.vanished.difference(known.to_pylist()))
+    rows = [{"asset_key": key, "scope": commit.scope} for key in new]
+    return append_rows(storage, paths.MISSING, refs, pa.Table.from_pylist(rows, MISSING_SCHEMA))
 
 
-def _rejects(storage: Storage, base: Snapshot, commit: Commit) -> tuple[FileRef, ...]:
-    kept = base.rejects
-    if commit.resolved:
-        table = pa.concat_tables([read_table(storage, ref) for ref in base.rejects])
-        stays = [key not in commit.resolved for key in table.column("asset_key").to_pylist()]
-        table = table.filter(pa.array(stays, pa.bool_()))
-        kept = (put_table(storage, paths.REJECTS, table),) if table.num_rows else ()
-    new = reject_table(commit.receipts)
-    return kept + ((put_table(storage, paths.REJECTS, new),) if new.num_rows else ())
+def _tombstones(
+    storage: Storage, head: Snapshot, commit: Commit, *, missing: tuple[FileRef, ...]
+) -> tuple[FileRef, ...]:
+    refs = head.tombstones
+    if commit.returned:
+        refs = unhide(storage, refs, commit.returned - commit.replaced, "vanished")
+    if commit.replaced:
+        refs = hide(storage, refs, locate(storage, head.segments, commit.replaced), "replaced")
+    if commit.drop_missing:
+        gone = _unhidden(storage, head, commit, missing=missing)
+        refs = hide(storage, refs, locate(storage, head.segments, gone), "vanished")
+    denied = denied_samples(storage, commit.receipts)
+    return hide(storage, refs, denied, "taken_down") if denied.num_rows else refs
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """Return ``dotted.key: old -> new`` for every leaf in which two mappings differ."""
-    found: list[str] = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        where = f"{path}.{key}" if path else key
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, where)
-        elif canonical_json(a) != canonical_json(b):
-            found.append(f"{where} is {a!r} there and {b!r} here")
-    return found
+def _unhidden(
+    storage: Storage, head: Snapshot, commit: Commit, *, missing: tuple[FileRef, ...]
+) -> set[str]:
+    """Return the keys that the job misses and of which samples may still be shown."""
+    table = read_tables(storage, missing, MISSING_SCHEMA)
+    mine = table.filter(pc.equal(table.column("scope"), commit.scope))
+    gone = set(mine.column("asset_key").to_pylist())
+    hidden = read_tables(storage, head.tombstones, TOMBSTONE_SCHEMA, ["asset_key", "reason"])
+    dropped = hidden.filter(pc.equal(hidden.column("reason"), "vanished")).column("asset_key")
+    rejected = read_tables(storage, head.rejects, REJECT_SCHEMA, ["asset_key"]).column("asset_key")
+    return gone.difference(dropped.to_pylist(), rejected.to_pylist())
 
 
-def _root(identity: Identity) -> Snapshot:
-    """The version before the first: number 0, empty, never written."""
-    return Snapshot(
-        number=0,
-        commit_id="",
-        parent="",
-        operation="",
-        created_at="",
-        spec=identity.spec,
-        fingerprint=identity.fingerprint,
-        fingerprint_parts=identity.parts,
-        layout=identity.layout_digest,
-        segments=(),
-        rejects=(),
-        plans=(),
-    )
-
-
-def _totals(base: Snapshot, commit: Commit, *, rejected: int) -> dict[str, int]:
-    old = base.totals
+def _totals(
+    head: Snapshot,
+    commit: Commit,
+    *,
+    rejects: tuple[FileRef, ...],
+    tombstones: tuple[FileRef, ...],
+) -> dict[str, int]:
+    """Return the counts of the next version; ``samples`` are those that it shows."""
+    old, receipts = head.totals, commit.receipts
+    hidden = sum(ref.rows for ref in tombstones)
+    shown = sum(r.samples for r in receipts) - (hidden - old.get("hidden", 0))
     added = {
-        "shards": sum(1 for r in commit.receipts if r.path),
-        "samples": sum(r.samples for r in commit.receipts),
-        "tokens": sum(r.tokens for r in commit.receipts),
-        "bytes": sum(r.bytes for r in commit.receipts),
-        "assets": sum(r.assets for r in commit.receipts) - len(commit.resolved),
+        "shards": sum(1 for r in receipts if r.path),
+        "samples": shown,
+        "tokens": sum(r.tokens for r in receipts),
+        "bytes": sum(r.bytes for r in receipts),
+        "assets": sum(r.assets for r in receipts) - len(commit.resolved | commit.replaced),
     }
-    return {k: old.get(k, 0) + v for k, v in added.items()} | {"rejected": rejected}
-
-
-def _segment_row(receipt: Receipt) -> dict[str, Any]:
-    row = {name: getattr(receipt, name) for name in SEGMENT_SCHEMA.names if name != "rejected"}
-    return row | {"rejected": len(receipt.rejects)}
-
-
-def reject_table(receipts: Iterable[Receipt]) -> pa.Table:
-    """Return the rejects of ``receipts`` as rows of `REJECT_SCHEMA`."""
-    rows = [
-        {
-            "asset_key": reject.asset_key,
-            "uri": reject.uri,
-            "disposition": reject.disposition,
-            "reason": reject.reason,
-            "stage": reject.stage,
-            "error": reject.error,
-            "unit_id": receipt.unit_id,
-        }
-        for receipt in receipts
-        for reject in receipt.rejects
-    ]
-    return pa.Table.from_pylist(rows, REJECT_SCHEMA)
+    totals = {name: old.get(name, 0) + more for name, more in added.items()}
+    totals["rejected"] = sum(ref.rows for ref in rejects)
+    return totals | ({"hidden": hidden} if hidden else {})

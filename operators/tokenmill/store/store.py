@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,19 @@ import pyarrow as pa
 from tokenmill.shards import open_shard
 from tokenmill.shards.base import ShardReader
 from tokenmill.store import paths
-from tokenmill.store.commit import Commit, Identity, append, check
+from tokenmill.store.commit import Commit, append
+from tokenmill.store.denied import denied_assets
+from tokenmill.store.hidden import Hidden, hidden_of
+from tokenmill.store.identity import Identity, check
+from tokenmill.store.intents import Intent, hold
 from tokenmill.store.log import Log
 from tokenmill.store.records import read_record
-from tokenmill.store.tables import read_table
+from tokenmill.store.refs import Refs
+from tokenmill.store.segments import read_segments
+from tokenmill.store.tables import read_tables
+from tokenmill.store.takedowns import Takedowns
+from tokenmill.store.transaction import Change, transact
+from tokenmill.store.version import Version
 from tokenmill_infra.storage import open_storage
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
@@ -25,7 +34,6 @@ from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import CorruptShardError, StoreError
 from tokenmill_schemas.snapshot import (
     REJECT_SCHEMA,
-    SEGMENT_SCHEMA,
     Receipt,
     Snapshot,
     receipt_from_json,
@@ -34,9 +42,13 @@ from tokenmill_schemas.snapshot import (
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store on a local disk or an object store; cheap to make, picklable, holds no state."""
+    """A store on a local disk or an object store; cheap to make, picklable, holds no state.
+
+    ``branch`` is the one that commits go to, and whose newest version is the newest.
+    """
 
     storage: Storage
+    branch: str = paths.MAIN
 
     @classmethod
     def of(cls, uri: str, options: Mapping[str, Any] | None = None) -> Store:
@@ -51,7 +63,7 @@ class Store:
             StoreError: there is no store with a snapshot at ``uri``.
         """
         store = cls.of(uri, options)
-        if not store.log.numbers():
+        if not store.log.head_number():
             raise StoreError("is not a token store, or has no snapshot yet", uri=store.storage.uri)
         return store
 
@@ -62,19 +74,50 @@ class Store:
 
     @property
     def log(self) -> Log:
-        """The snapshot log."""
-        return Log(self.storage)
+        """The snapshot log of the branch."""
+        return Log(self.storage, self.branch)
 
-    def snapshot(self, ref: int | str | None = None) -> Snapshot:
-        """Return a version: by number, by tag, or the newest.
+    @property
+    def refs(self) -> Refs:
+        """The tags and branches."""
+        return Refs(self.storage)
+
+    @property
+    def takedowns(self) -> Takedowns:
+        """What no version may show."""
+        return Takedowns(self.storage)
+
+    def on(self, branch: str) -> Store:
+        """Return this store as seen from a branch.
+
+        Raises:
+            SnapshotNotFoundError: there is no such branch.
+        """
+        Log(self.storage, branch).fork()
+        return replace(self, branch=branch)
+
+    def at(self, ref: int | str | None = None) -> Version:
+        """Return a version to read from; see `snapshot` for what ``ref`` may be.
 
         Raises:
             SnapshotNotFoundError: nothing answers to ``ref``.
         """
-        return self.log.resolve(ref)
+        return Version(self, self.snapshot(ref))
+
+    def snapshot(self, ref: int | str | None = None) -> Snapshot:
+        """Return the record of a version.
+
+        Args:
+            ref: A number, a tag, a branch, ``branch:number``, an ISO date (the newest version
+                until its end) or time, or None for the newest.
+
+        Raises:
+            SnapshotNotFoundError: nothing answers to ``ref``.
+        """
+        return self.refs.resolve(ref, self.branch)
 
     def snapshots(self) -> list[Snapshot]:
-        """Return all versions, newest first."""
+        """Return all versions of the branch, newest first."""
         return [self.log.read(number) for number in reversed(self.log.numbers())]
 
     def tag(self, name: str, ref: int | str | None = None) -> Snapshot:
@@ -83,13 +126,50 @@ class Store:
         Raises:
             ConflictError: the tag names another version already.
         """
-        snapshot = self.snapshot(ref)
-        self.log.tag(name, snapshot)
-        return snapshot
+        with self.hold("tag", note=name):
+            snapshot = self.snapshot(ref)
+            self.refs.tag(name, snapshot)
+            return snapshot
 
     def tags(self) -> dict[str, int]:
-        """Return all tags and the numbers that they name."""
-        return self.log.tags()
+        """Return all tags and the numbers that they name, on whichever branch."""
+        return {name: tagged.number for name, tagged in self.refs.tags().items()}
+
+    def branches(self) -> dict[str, Snapshot]:
+        """Return the newest version of every branch that has one."""
+        names = [paths.MAIN, *self.refs.branches()]
+        heads = {name: Log(self.storage, name).head() for name in names}
+        return {name: head for name, head in heads.items() if head is not None}
+
+    def create_branch(self, name: str, ref: int | str | None = None) -> Store:
+        """Begin a branch at a version; returns the store as seen from it.
+
+        Raises:
+            ConflictError: the name is taken.
+        """
+        with self.hold("branch", note=name):
+            self.refs.create_branch(name, self.snapshot(ref))
+        return self.on(name)
+
+    def hold(self, kind: str, *, note: str = "") -> AbstractContextManager[Intent]:
+        """Announce an operation for as long as the block runs, so that no gc takes what it uses.
+
+        Raises:
+            StoreError: a gc is at work and does not end.
+        """
+        return hold(self.storage, kind, note=note)
+
+    def transact(self, change: Change) -> Snapshot | None:
+        """Make the next version of the branch from the newest one; see `transaction`."""
+        return transact(self.log, change)
+
+    def hidden(self, snapshot: Snapshot) -> Hidden:
+        """Return the rows of a version's shards that must not be shown now."""
+        return hidden_of(self.storage, snapshot)
+
+    def denied(self) -> frozenset[bytes]:
+        """Return digests of the keys of assets that were taken down and may not come back."""
+        return denied_assets(self.storage)
 
     def segments(self, snapshot: Snapshot, columns: list[str] | None = None) -> pa.Table:
         """Return one row per shard of a version, in order (`SEGMENT_SCHEMA`).
@@ -97,14 +177,11 @@ class Store:
         Raises:
             CorruptShardError: a manifest segment is missing or changed.
         """
-        empty = SEGMENT_SCHEMA.empty_table()
-        tables = [read_table(self.storage, ref, columns) for ref in snapshot.segments]
-        return pa.concat_tables([empty.select(columns) if columns else empty, *tables])
+        return read_segments(self.storage, snapshot.segments, columns)
 
     def rejects(self, snapshot: Snapshot) -> pa.Table:
         """Return the assets of a version that have no samples, and why (`REJECT_SCHEMA`)."""
-        tables = [read_table(self.storage, ref) for ref in snapshot.rejects]
-        return pa.concat_tables([REJECT_SCHEMA.empty_table(), *tables])
+        return read_tables(self.storage, snapshot.rejects, REJECT_SCHEMA)
 
     def layout(self, snapshot: Snapshot) -> ShardLayout:
         """Return the columns that the shards of a version have.
@@ -186,7 +263,9 @@ class Store:
             FingerprintError: the store holds tokens of another kind, or shards of another format or
                 with other columns; says what differs.
         """
-        return check(self.log, identity)
+        head = self.log.head()
+        check(self.storage, head, identity)
+        return head
 
     def commit(self, commit: Commit) -> Snapshot:
         """Make receipts visible as the next version; rebases when another append came first.

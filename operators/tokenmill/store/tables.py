@@ -1,21 +1,36 @@
-"""Small tables as content-addressed Parquet files: equal rows give equal bytes and names."""
+"""Small tables as content-addressed Parquet files: equal rows give equal bytes and names.
+
+A table of a version is a list of such files, oldest rows first. Appending merges files of similar
+size, as log-structured trees do, so that a table of n rows is some log(n) files however many
+commits it took, and a commit of a few rows writes a small file.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokenmill_infra.storage import open_ranges
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.snapshot import FileRef
+
+#: Rows of one file, at the most.
+FILE_ROWS = 65536
+#: Files up to this size are read whole and checked by their hash even where few columns are asked
+#: for; of larger ones the pages that are read are checked by their own sums.
+WHOLE_BYTES = 256 * 2**10
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
     """Return ``table`` as one Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
 
 
@@ -36,14 +51,108 @@ def put_once(storage: Storage, path: str, data: bytes) -> None:
         return
 
 
-def read_table(storage: Storage, ref: FileRef, columns: list[str] | None = None) -> pa.Table:
-    """Read a table back, or some of its columns, after checking its bytes.
+def put_rows(storage: Storage, folder: str, table: pa.Table) -> tuple[FileRef, ...]:
+    """Write a table as files of at most `FILE_ROWS` rows; none if it has no rows."""
+    starts = range(0, table.num_rows, FILE_ROWS)
+    return tuple(put_table(storage, folder, table.slice(i, FILE_ROWS)) for i in starts)
+
+
+def append_rows(
+    storage: Storage, folder: str, refs: Sequence[FileRef], table: pa.Table
+) -> tuple[FileRef, ...]:
+    """Return the files of a table with the rows of ``table`` behind those of ``refs``.
+
+    Files at the end are rewritten into one as long as each is less than twice as large as what
+    follows it, and together they stay within `FILE_ROWS`.
+    """
+    if not table.num_rows:
+        return tuple(refs)
+    kept = list(refs)
+    while kept and kept[-1].rows < 2 * table.num_rows:
+        if kept[-1].rows + table.num_rows > FILE_ROWS:
+            break
+        before = conform(read_table(storage, kept.pop()), table.schema)
+        table = pa.concat_tables([before, table])
+    return (*kept, *put_rows(storage, folder, table))
+
+
+def filter_rows(
+    storage: Storage, folder: str, refs: Sequence[FileRef], *, column: str, without: Iterable[str]
+) -> tuple[FileRef, ...]:
+    """Return the files of a table without the rows whose ``column`` is in ``without``.
+
+    Files that hold none of them stay as they are.
+    """
+    unwanted = pa.array(sorted(without), pa.string())
+    made: list[FileRef] = []
+    for ref in refs:
+        table = read_table(storage, ref)
+        stays = pc.invert(pc.is_in(table.column(column), value_set=unwanted))
+        if pc.all(stays).as_py():
+            made.append(ref)
+        elif pc.any(stays).as_py():
+            made.append(put_table(storage, folder, table.filter(stays)))
+    return tuple(made)
+
+
+def read_tables(
+    storage: Storage,
+    refs: Iterable[FileRef],
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return all rows of a table's files, or some columns of them.
+
+    Raises:
+        CorruptShardError: a file is missing or its bytes are not those that were committed.
+    """
+    wanted = pa.schema([schema.field(name) for name in columns or schema.names])
+    tables = (read_table(storage, ref, wanted.names) for ref in refs)
+    return pa.concat_tables([wanted.empty_table(), *(conform(t, wanted) for t in tables)])
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return ``table`` with the columns of ``schema``; text that an older writer left out is ""."""
+    arrays = [
+        table.column(field.name)
+        if field.name in table.schema.names
+        else pa.array([""] * table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
+
+
+def read_table(storage: Storage, ref: FileRef, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table file back, or those of ``columns`` that it has, after checking its bytes.
 
     Raises:
         CorruptShardError: the file is missing or its bytes are not those that were committed.
     """
-    data = checked_bytes(storage, ref)
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    if columns is not None and ref.bytes > WHOLE_BYTES:
+        return _read_columns(storage, ref, columns)
+    with pq.ParquetFile(pa.BufferReader(checked_bytes(storage, ref))) as file:
+        return file.read(columns=_there(file, columns))
+
+
+def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    names: list[str] = file.schema_arrow.names
+    return names if columns is None else [name for name in columns if name in names]
+
+
+def _read_columns(storage: Storage, ref: FileRef, columns: Sequence[str]) -> pa.Table:
+    try:
+        with open_ranges(storage, ref.path) as stream:
+            if stream.seek(0, io.SEEK_END) != ref.bytes:
+                raise CorruptShardError(
+                    f"{ref.path} is not of the {ref.bytes} bytes that were committed",
+                    uri=storage.uri,
+                )
+            with pq.ParquetFile(stream, page_checksum_verification=True) as file:
+                return file.read(columns=_there(file, columns))
+    except FileNotFoundError as error:
+        raise CorruptShardError(f"{ref.path} is missing", uri=storage.uri) from error
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptShardError(f"{ref.path} is damaged: {error}", uri=storage.uri) from error
 
 
 def checked_bytes(storage: Storage, ref: FileRef) -> bytes:

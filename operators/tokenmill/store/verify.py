@@ -1,8 +1,9 @@
 """Verification: read a version's files back and prove what it claims.
 
 Checked: every file's sha256; rows, batches and columns of every shard; every id below its
-vocabulary; the fingerprint against its readable parts; and the ledger: each asset that was listed
-is in exactly one of samples, quarantine or filtered.
+vocabulary; the fingerprint against its readable parts; that what is hidden is there; and the
+ledger: each asset that was listed is in exactly one of samples (shown or hidden), quarantine or
+filtered.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tokenmill.shards.base import ShardReader
 from tokenmill.shards.columns import decode_stream
+from tokenmill.shards.select import read_columns
 from tokenmill.store.plans import listed
 from tokenmill.store.store import Store
+from tokenmill.store.tables import read_tables
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import StoreError
-from tokenmill_schemas.snapshot import FileRef, Snapshot
+from tokenmill_schemas.snapshot import TOMBSTONE_SCHEMA, FileRef, Snapshot
 from tokenmill_schemas.tokens import Stream
 
 #: Problems of one kind that are spelled out; the rest are counted.
@@ -49,6 +51,7 @@ class _Findings:
     checked_bytes: int = 0
     plans_whole: bool = True
     asset_keys: set[str] = field(default_factory=set)
+    hidden_keys: set[str] = field(default_factory=set)
     sample_ids: Counter[str] = field(default_factory=Counter)
 
 
@@ -61,9 +64,13 @@ def verify_store(store: Store, snapshot: Snapshot, *, deep: bool = True) -> Veri
     found = _Findings()
     if digest(snapshot.fingerprint_parts) != snapshot.fingerprint:
         found.problems.append("the fingerprint is not the hash of its parts")
+    tombstones = _tombstones(store, snapshot, found)
     for row in _rows(store, snapshot, found):
         if row["path"]:
-            _verify_shard(store, snapshot, row, found=found, deep=deep)
+            hidden = tombstones.pop(row["path"], {})
+            if _is_sound(store, snapshot, row, found=found, deep=deep):
+                _collect(store, row, hidden, found=found)
+    found.problems += _list_some("shards with hidden samples are not there", sorted(tombstones))
     repeated = [name for name, count in found.sample_ids.items() if count > 1]
     found.problems += _list_some("sample ids occur more than once", repeated)
     assets = _verify_ledger(store, snapshot, found) if deep else snapshot.totals.get("assets", 0)
@@ -85,27 +92,45 @@ def _rows(store: Store, snapshot: Snapshot, found: _Findings) -> list[dict[str, 
         return []
 
 
-def _verify_shard(
+def _tombstones(
+    store: Store, snapshot: Snapshot, found: _Findings
+) -> dict[str, dict[int, tuple[str, str]]]:
+    """Return by shard and row the asset's key and the sample's id that a tombstone names."""
+    by_path: dict[str, dict[int, tuple[str, str]]] = {}
+    try:
+        rows = read_tables(store.storage, snapshot.tombstones, TOMBSTONE_SCHEMA).to_pylist()
+    except StoreError as error:
+        found.problems.append(_words(store, error))
+        return {}
+    for row in rows:
+        keys = row["asset_key"], row["sample_id"]
+        by_path.setdefault(row["path"], {})[row["row"]] = keys
+    return by_path
+
+
+def _is_sound(
     store: Store, snapshot: Snapshot, row: dict[str, Any], *, found: _Findings, deep: bool
-) -> None:
+) -> bool:
+    """Check one shard's bytes and rows; ``deep`` False only looks whether it is there."""
     found.shards += 1
     path = row["path"]
     if not store.storage.exists(path):
         found.problems.append(f"{path} is missing")
-        return
+        return False
     if not deep:
-        return
+        return False
     sha256, size = _file_digest(store, path)
     found.checked_bytes += size
     if sha256 != row["sha256"] or size != row["bytes"]:
         found.problems.append(f"{path}: its bytes are not those that were committed")
-        return
+        return False
     try:
         with store.shard(path) as shard:
             found.problems += [f"{path}: {p}" for p in _shard_problems(shard, snapshot, row)]
-            _collect(shard, found)
     except StoreError as error:
         found.problems.append(_words(store, error))
+        return False
+    return True
 
 
 def _file_digest(store: Store, path: str) -> tuple[str, int]:
@@ -144,11 +169,23 @@ def _range_problem(batch: pa.RecordBatch, stream: Stream, shard: ShardReader) ->
     return ""
 
 
-def _collect(shard: ShardReader, found: _Findings) -> None:
-    for batch in shard.batches():
-        found.samples += batch.num_rows
-        found.asset_keys.update(pc.unique(batch.column("asset_key")).to_pylist())
-        found.sample_ids.update(batch.column("sample_id").to_pylist())
+def _collect(
+    store: Store, row: dict[str, Any], hidden: dict[int, tuple[str, str]], *, found: _Findings
+) -> None:
+    """Note the samples of a shard, and compare those that are hidden with what hides them."""
+    path = row["path"]
+    table = read_columns(store.storage, path, ["asset_key", "sample_id"])
+    keys, ids = (table.column(name).to_pylist() for name in table.column_names)
+    wrong = [i for i, names in hidden.items() if i >= len(ids) or names != (keys[i], ids[i])]
+    if wrong:
+        found.problems.append(f"{path}: tombstones of rows {wrong[:SHOWN]} name other samples")
+    if row["max_key"] and keys and not row["min_key"] <= min(keys) <= max(keys) <= row["max_key"]:
+        found.problems.append(f"{path}: holds keys outside the bounds in its manifest row")
+    shown = [i for i in range(len(ids)) if i not in hidden]
+    found.samples += len(shown)
+    found.asset_keys.update(keys[i] for i in shown)
+    found.hidden_keys.update(keys[i] for i in hidden if i < len(keys))
+    found.sample_ids.update(ids[i] for i in shown)
 
 
 def _verify_ledger(store: Store, snapshot: Snapshot, found: _Findings) -> int:
@@ -161,7 +198,7 @@ def _verify_ledger(store: Store, snapshot: Snapshot, found: _Findings) -> int:
     keys: set[str] = set()
     for ref in snapshot.plans:
         keys.update(_planned(store, ref, found))
-    accounted = found.asset_keys.union(rejected)
+    accounted = found.asset_keys.union(rejected, found.hidden_keys)
     found.problems += _list_some("listed assets are unaccounted for", sorted(keys - accounted))
     if found.plans_whole:
         found.problems += _list_some("assets were never listed", sorted(accounted - keys))

@@ -216,6 +216,8 @@ def _receipt(
         assets=unit.assets,
         batch_rows=config.batch_rows,
         rejects=tuple(reject for _, reject in sorted(run.rejects.items())),
+        min_key=min((ref.key for ref in run.refs), default=""),
+        max_key=max((ref.key for ref in run.refs), default=""),
         seconds={hop: round(spent, 6) for hop, spent in run.seconds.items()},
         statistics=statistics.to_json(),
     )

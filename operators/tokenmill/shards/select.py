@@ -1,0 +1,63 @@
+"""Some columns of a shard, read without the rest of it where its format allows that."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from tokenmill.shards import open_shard
+from tokenmill_infra.storage import open_ranges
+from tokenmill_infra.storage.storage import Storage
+from tokenmill_schemas.errors import CorruptShardError
+
+
+def read_columns(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
+    """Return columns of a stored shard, in its order of rows.
+
+    Of an Arrow shard only those columns' bytes are read; any other is read whole.
+
+    Raises:
+        CorruptShardError: the shard is missing or not whole.
+    """
+    try:
+        if path.endswith(".arrow"):
+            return _of_arrow(storage, path, names)
+        return _of_any(storage, path, names)
+    except FileNotFoundError as error:
+        raise CorruptShardError(f"{path} is missing", uri=storage.uri) from error
+    except pa.ArrowException as error:
+        raise CorruptShardError(f"{path} is damaged: {error}", uri=storage.uri) from error
+
+
+def _of_arrow(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
+    local = storage.local(path)
+    if local is not None:
+        with pa.memory_map(str(local)) as source:
+            return _project(source, names)
+    with open_ranges(storage, path) as stream:
+        return _project(pa.PythonFile(stream, mode="r"), names)
+
+
+def _project(source: pa.NativeFile, names: Sequence[str]) -> pa.Table:
+    schema = pa.ipc.open_file(source).schema
+    wanted = [schema.get_field_index(name) for name in names]
+    options = pa.ipc.IpcReadOptions(included_fields=wanted)
+    return pa.ipc.open_file(source, options=options).read_all().select(list(names))
+
+
+def _of_any(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
+    local = storage.local(path)
+    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+        if local is None:
+            local = Path(folder, Path(path).name)
+            local.write_bytes(storage.read(path))
+        reader = open_shard(local)
+        try:
+            schema = pa.schema([reader.layout.schema.field(name) for name in names])
+            batches = [batch.select(list(names)) for batch in reader.batches()]
+            return pa.Table.from_batches(batches, schema if not batches else None)
+        finally:
+            reader.close()

@@ -1,0 +1,152 @@
+"""Intents: who is at work on a store, so that nobody sweeps away what they are about to use.
+
+A running operation keeps a small file in the store and renews it. `tokenmill.store.gc` writes an
+intent of its own and then looks for others; everybody else writes one and then looks for a gc.
+Whichever wrote first, at least one of the two sees the other (Dekker's principle), and storage
+needs to be no more than consistent. Age is told by the storage's own clock.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tokenmill.store import paths
+from tokenmill.store.records import read_record
+from tokenmill_infra.storage.storage import Entry, Storage
+from tokenmill_schemas.canonical import canonical_json
+from tokenmill_schemas.errors import CorruptShardError, StoreError, TransientError
+
+GC = "gc"
+#: How often an intent is renewed, and for how long it counts since.
+RENEW_S = 300.0
+LIVE_S = 1800.0
+#: How long an operation waits for a gc to end, and how often it looks.
+GC_WAIT_S = 60.0
+GC_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An operation under way: what, by which process on which machine, for which job."""
+
+    kind: str
+    intent_id: str
+    host: str
+    pid: int
+    note: str = ""
+
+    def describe(self) -> str:
+        """Return the intent in words."""
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.kind}{note} on {self.host}, process {self.pid}"
+
+
+@contextmanager
+def hold(storage: Storage, kind: str, *, note: str = "") -> Iterator[Intent]:
+    """Keep an intent in the store for as long as the block runs.
+
+    Raises:
+        StoreError: a gc is at work and does not end.
+    """
+    intent = Intent(kind, uuid.uuid4().hex, socket.gethostname(), os.getpid(), note)
+    with _renewed(storage, intent):
+        if kind != GC:
+            _wait_for_gc(storage)
+        yield intent
+
+
+def live(storage: Storage) -> list[Intent]:
+    """Return the intents of operations that are under way, as far as can be told."""
+    entries = list(storage.list(paths.RUNNING))
+    now = _newest(entries)
+    found: dict[str, Intent] = {}
+    for entry in entries:
+        if now - entry.modified > LIVE_S:
+            continue
+        # One that ended meanwhile is gone; one that is damaged still says that somebody is there.
+        with suppress(FileNotFoundError):
+            intent = _read(storage, entry.path)
+            found[intent.intent_id] = intent
+    return list(found.values())
+
+
+def now_of(storage: Storage) -> float:
+    """Return the storage's own time, in seconds since the epoch, to an operation that `hold`s.
+
+    It is the time at which the newest intent was written: exact enough for ages of minutes, and
+    never ahead, so that nothing is taken for older than it is.
+    """
+    return _newest(list(storage.list(paths.RUNNING)))
+
+
+def sweep_dead(storage: Storage) -> list[str]:
+    """Delete the intents of operations that ended without a word; returns their paths."""
+    entries = list(storage.list(paths.RUNNING))
+    now = _newest(entries)
+    dead = [entry.path for entry in entries if now - entry.modified > LIVE_S]
+    for path in dead:
+        storage.delete(path)
+    return dead
+
+
+def _newest(entries: list[Entry]) -> float:
+    return max((entry.modified for entry in entries), default=0.0)
+
+
+def _read(storage: Storage, path: str) -> Intent:
+    try:
+        return read_record(storage, path, lambda value: Intent(**value))
+    except CorruptShardError:
+        return Intent("unreadable", path, "?", 0)
+
+
+def _wait_for_gc(storage: Storage) -> None:
+    deadline = time.monotonic() + GC_WAIT_S
+    while busy := [intent for intent in live(storage) if intent.kind == GC]:
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"is being cleaned by {busy[0].describe()}; try again when it has ended",
+                uri=storage.uri,
+            )
+        time.sleep(GC_POLL_S)
+
+
+@contextmanager
+def _renewed(storage: Storage, intent: Intent) -> Iterator[None]:
+    made: list[str] = []
+    ended = threading.Event()
+    _write(storage, intent, made)
+    thread = threading.Thread(
+        target=_renew, args=(storage, intent, made, ended), daemon=True, name="intent"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for path in made:
+            storage.delete(path)
+
+
+def _renew(storage: Storage, intent: Intent, made: list[str], ended: threading.Event) -> None:
+    while not ended.wait(RENEW_S):
+        # A renewal that fails is tried again long before the last one has aged out.
+        with suppress(OSError, TransientError, StoreError):
+            _write(storage, intent, made)
+            storage.delete(made.pop(0))
+
+
+def _write(storage: Storage, intent: Intent, made: list[str]) -> None:
+    path = f"{paths.RUNNING}/{intent.intent_id}-{uuid.uuid4().hex[:8]}.json"
+    value: dict[str, Any] = asdict(intent)
+    storage.create(path, canonical_json(value))
+    made.append(path)

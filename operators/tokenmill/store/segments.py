@@ -1,0 +1,72 @@
+"""Manifest segments: which shards a version holds, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokenmill.store import paths
+from tokenmill.store.tables import append_rows, read_table, read_tables
+from tokenmill_infra.storage.storage import Storage
+from tokenmill_schemas.snapshot import REJECT_SCHEMA, SEGMENT_SCHEMA, FileRef, Receipt
+
+
+def segment_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Return receipts as rows of `SEGMENT_SCHEMA`, in their order."""
+    return pa.Table.from_pylist([_row(receipt) for receipt in receipts], SEGMENT_SCHEMA)
+
+
+def _row(receipt: Receipt) -> dict[str, Any]:
+    row = {name: getattr(receipt, name) for name in SEGMENT_SCHEMA.names if name != "rejected"}
+    return row | {"rejected": len(receipt.rejects)}
+
+
+def add_segments(
+    storage: Storage, refs: Sequence[FileRef], receipts: Iterable[Receipt]
+) -> tuple[FileRef, ...]:
+    """Return the segments of a version with the shards of ``receipts`` behind those of ``refs``."""
+    return append_rows(storage, paths.SEGMENTS, refs, segment_table(receipts))
+
+
+def read_segments(
+    storage: Storage, refs: Iterable[FileRef], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return one row per shard, in order (`SEGMENT_SCHEMA`), or some columns of them.
+
+    Raises:
+        CorruptShardError: a manifest segment is missing or changed.
+    """
+    return read_tables(storage, refs, SEGMENT_SCHEMA, columns)
+
+
+def held_units(
+    storage: Storage, refs: Iterable[FileRef], unit_ids: Iterable[str]
+) -> frozenset[str]:
+    """Return which of ``unit_ids`` the segments hold already."""
+    wanted = pa.array(sorted(unit_ids), pa.string())
+    held: set[str] = set()
+    for ref in refs if len(wanted) else ():
+        column = read_table(storage, ref, ["unit_id"]).column("unit_id")
+        held.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
+    return frozenset(held)
+
+
+def reject_table(receipts: Iterable[Receipt]) -> pa.Table:
+    """Return the rejects of ``receipts`` as rows of `REJECT_SCHEMA`."""
+    rows = [
+        {
+            "asset_key": reject.asset_key,
+            "uri": reject.uri,
+            "disposition": reject.disposition,
+            "reason": reject.reason,
+            "stage": reject.stage,
+            "error": reject.error,
+            "unit_id": receipt.unit_id,
+        }
+        for receipt in receipts
+        for reject in receipt.rejects
+    ]
+    return pa.Table.from_pylist(rows, REJECT_SCHEMA)
