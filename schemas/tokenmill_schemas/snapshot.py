@@ -217,7 +217,8 @@ class Snapshot:
     the first). ``segments`` list all live shards, ``rejects`` all assets without samples, ``plans``
     every listing that was tokenized (of two rows of one key the later one counts), ``tombstones``
     the samples that no feed may show, ``missing`` the assets that their source lists no longer,
-    ``groups`` the columns that were added to samples later.
+    ``groups`` the columns that were added to samples later. ``merged`` says up to which number
+    branches were merged into this one.
     ``fingerprint_parts`` is what the fingerprint hashes, kept readable; ``layout`` is the digest of
     the columns that all shards share.
     """
@@ -237,6 +238,7 @@ class Snapshot:
     tombstones: tuple[FileRef, ...] = ()
     missing: tuple[FileRef, ...] = ()
     groups: tuple[ColumnGroup, ...] = ()
+    merged: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     branch: str = "main"
     message: str = ""

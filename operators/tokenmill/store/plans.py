@@ -77,6 +77,19 @@ def read_unit(storage: Storage, unit: Unit) -> pa.Table:
         return file.read_row_group(unit.row_group)
 
 
+def read_units(
+    storage: Storage, units: Iterable[Unit], columns: list[str]
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """Yield units with columns of their listing rows; each plan part is opened once."""
+    parts: dict[str, list[Unit]] = {}
+    for unit in units:
+        parts.setdefault(unit.part, []).append(unit)
+    for part, members in parts.items():
+        with open_ranges(storage, part) as stream, pq.ParquetFile(stream) as file:
+            for unit in members:
+                yield unit, file.read_row_group(unit.row_group, columns=columns)
+
+
 def listed(storage: Storage, ref: FileRef, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of every asset that a plan part lists, in bounded memory."""
     with open_ranges(storage, ref.path) as stream, pq.ParquetFile(stream, pre_buffer=True) as file:

@@ -16,7 +16,9 @@ from tokenmill.shards.base import ShardReader
 from tokenmill.store import paths
 from tokenmill.store.commit import Commit, append
 from tokenmill.store.denied import denied_assets
+from tokenmill.store.diff import Difference, diff
 from tokenmill.store.hidden import Hidden, hidden_of
+from tokenmill.store.history import merge, restore
 from tokenmill.store.identity import Identity, check
 from tokenmill.store.intents import Intent, hold
 from tokenmill.store.log import Log
@@ -150,6 +152,34 @@ class Store:
         with self.hold("branch", note=name):
             self.refs.create_branch(name, self.snapshot(ref))
         return self.on(name)
+
+    def delete_branch(self, name: str) -> None:
+        """Forget a branch; `gc` then removes what only it held.
+
+        Raises:
+            SnapshotNotFoundError: there is no such branch.
+            ConflictError: another branch or a tag lies on it.
+        """
+        with self.hold("branch", note=name):
+            self.refs.delete_branch(name)
+
+    def diff(self, before: int | str | None, after: int | str | None = None) -> Difference:
+        """Compare two versions asset by asset; see `tokenmill.store.diff`."""
+        return diff(self.at(before), self.at(after))
+
+    def restore(self, ref: int | str) -> Snapshot:
+        """Make the content of an older version the newest one; see `tokenmill.store.history`."""
+        with self.hold("restore", note=str(ref)):
+            return restore(self.log, self.snapshot(ref))
+
+    def merge(self, branch: str) -> Snapshot:
+        """Bring what a branch did into this one; see `tokenmill.store.history`.
+
+        Raises:
+            ConflictError: both account for the same asset anew, or both rewrote the same unit.
+        """
+        with self.hold("merge", note=branch):
+            return merge(self.log, branch)
 
     def hold(self, kind: str, *, note: str = "") -> AbstractContextManager[Intent]:
         """Announce an operation for as long as the block runs, so that no gc takes what it uses.
