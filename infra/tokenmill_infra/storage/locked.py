@@ -35,7 +35,7 @@ def locked_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the folders in ``parent`` whose processes are gone."""
+    """Remove the folders in ``parent`` whose processes are gone, and ``parent`` if it is empty."""
     for lock in _locks(parent):
         descriptor = _try_lock(lock)
         if descriptor is None:
@@ -43,6 +43,8 @@ def sweep(parent: Path) -> None:
         shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+    with suppress(OSError):
+        parent.rmdir()
 
 
 def _make(parent: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import uuid
-from pathlib import Path
+from contextlib import suppress
 
 from tokenmill_infra.storage.local import SCRATCH
 from tokenmill_infra.storage.storage import Storage
+
+#: The folder that is made and removed to see whether one can be.
+PROBE = ".tokenmill-probe"
 
 
 def probe(storage: Storage) -> bool:
@@ -44,4 +46,9 @@ def probe_folder(storage: Storage) -> None:
     folder = scratch.parent
     while not os.path.lexists(folder):
         folder = folder.parent
-    Path(tempfile.mkdtemp(prefix=".", dir=folder)).rmdir()
+    # One name for all, so that what a killed process left goes with the next.
+    mark = folder / PROBE
+    with suppress(FileExistsError):
+        mark.mkdir()
+    with suppress(FileNotFoundError):
+        mark.rmdir()

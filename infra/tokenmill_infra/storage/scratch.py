@@ -29,3 +29,13 @@ def scratch(storage: Storage | None = None) -> Iterator[Path]:
     sweep(parent)
     with locked_folder(parent) as folder:
         yield folder
+
+
+def sweep_scratch(storage: Storage) -> None:
+    """Remove what killed processes left of files on their way into a local storage.
+
+    Every `scratch` does so before; this is for those who may have nothing to write.
+    """
+    parent = storage.local(SCRATCH)
+    if parent is not None:
+        sweep(parent)

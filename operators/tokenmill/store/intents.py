@@ -20,6 +20,7 @@ from typing import Any
 
 from tokenmill.store import paths
 from tokenmill.store.records import read_record
+from tokenmill_infra.storage.scratch import sweep_scratch
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import CorruptShardError, StoreError, TransientError
@@ -56,6 +57,7 @@ def hold(storage: Storage, kind: str, *, note: str = "") -> Iterator[Intent]:
     Raises:
         StoreError: a gc is at work and does not end.
     """
+    sweep_scratch(storage)
     intent = Intent(kind, uuid.uuid4().hex, socket.gethostname(), os.getpid(), note)
     with _renewed(storage, intent):
         if kind != GC:
