@@ -16,11 +16,19 @@ from tokenmill_schemas.tokens import TokenSpec
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """What a run would do."""
+    """What a run would do.
+
+    ``assets`` are listed, ``todo`` of them to be tokenized: the new ones, and the changed ones
+    unless the job leaves them. ``missing`` ones were listed before and are not any more.
+    """
 
     assets: int
+    todo: int
     new_assets: int
     changed: int
+    missing: int
+    returned: int
+    withheld: int
     duplicates: int
     units: int
     new_units: int
@@ -31,6 +39,8 @@ class PlanSummary:
 
 def run_job(job: Job, *, observer: Observer, prefect: bool = False) -> RunResult:
     """Tokenize what a job's source lists and its store lacks; commits one snapshot, or none.
+
+    What is no longer listed is marked or hidden, as the job's section ``increment`` says.
 
     ``prefect`` runs the stages as a Prefect flow run; they are the same stages.
 
@@ -66,8 +76,12 @@ def plan_job(job: Job) -> PlanSummary:
         identity = run.assembly.identity
         return PlanSummary(
             assets=listing.assets,
+            todo=listing.todo,
             new_assets=listing.new,
             changed=listing.changed,
+            missing=len(listing.vanished),
+            returned=len(listing.returned),
+            withheld=listing.withheld,
             duplicates=listing.duplicates,
             units=len(ids),
             new_units=len(ids) - len(done),

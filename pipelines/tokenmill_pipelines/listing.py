@@ -4,40 +4,62 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokenmill.sources.hashing import content_hasher
 from tokenmill.store.plans import PlanPart, listed, write_plan
+from tokenmill.store.segments import held_units
+from tokenmill.store.tables import read_tables
 from tokenmill_infra.observe import Observer
 from tokenmill_pipelines.assemble import Assembly
 from tokenmill_schemas.asset import listing_schema
 from tokenmill_schemas.errors import JobError
-from tokenmill_schemas.plan import IDENTITY, Diff, Known, Unit, split, unit_id
-from tokenmill_schemas.snapshot import FileRef, Receipt, Snapshot
+from tokenmill_schemas.increment import ContentOf, Diff, Known
+from tokenmill_schemas.plan import IDENTITY, Unit, digests, split, unit_id
+from tokenmill_schemas.snapshot import MISSING_SCHEMA, FileRef, Receipt, Snapshot
 
 #: Rows that the listing file is read back in.
 READ_ROWS = 65536
+#: Threads that hash assets where the job does not say how many fetch them.
+HASH_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source lists that the store does not have: rows in a file, and counts.
+    """What a source lists, held against what the store has.
 
-    ``assets`` counts all that was listed; ``new`` the rows of ``file``; ``changed`` those that the
-    store has in another version; ``bytes`` the size of the new ones, where it is known.
+    ``file`` has the ``todo`` rows that are to be tokenized: all new ones, and those that changed
+    unless the job leaves them. ``assets`` counts all that was listed; each is ``new``,
+    ``unchanged``, ``changed`` or ``withheld`` (taken down). ``bytes`` is the size of what is to do,
+    where it is known.
+
+    ``replaced`` are the keys of changed assets that are to be tokenized again, ``vanished`` those
+    of the ``there`` assets that the job listed before and no longer does, ``returned`` those that
+    it misses and lists again; ``missed`` is how many it missed so far. ``held_in`` are the segments
+    of the version that all this was held against.
     """
 
     file: Path
-    assets: int
-    new: int
-    unchanged: int
-    changed: int
-    duplicates: int
-    bytes: int
+    todo: int = 0
+    bytes: int = 0
+    assets: int = 0
+    new: int = 0
+    unchanged: int = 0
+    changed: int = 0
+    withheld: int = 0
+    duplicates: int = 0
+    there: int = 0
+    missed: int = 0
+    replaced: pa.ChunkedArray = field(default_factory=lambda: _keys(()))
+    vanished: pa.ChunkedArray = field(default_factory=lambda: _keys(()))
+    returned: pa.ChunkedArray = field(default_factory=lambda: _keys(()))
+    held_in: tuple[FileRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +71,23 @@ class Planned:
 
 
 def known_assets(assembly: Assembly, head: Snapshot | None) -> Known:
-    """Return what the newest version of the store lists already."""
-    known = Known()
-    for ref in head.plans if head else ():
-        for batch in listed(assembly.store.storage, ref, list(IDENTITY)):
-            known.add(batch)
-    return known
+    """Return what the newest version of the store lists already, and what the job misses of it."""
+    if head is None:
+        return Known.of()
+    storage, name = assembly.store.storage, assembly.job.name
+    # Parts of nobody's are from before there were scopes: what they list is never missed.
+    rows = (
+        (batch, bool(ref.scope) and ref.scope == name)
+        for ref in head.plans
+        for batch in listed(storage, ref, list(IDENTITY))
+    )
+    return Known.of(rows, digests(missing_assets(assembly, head), ("asset_key",)))
+
+
+def missing_assets(assembly: Assembly, head: Snapshot) -> pa.Table:
+    """Return the rows of `MISSING_SCHEMA` that are the job's own."""
+    table = read_tables(assembly.store.storage, head.missing, MISSING_SCHEMA)
+    return table.filter(pc.equal(table.column("scope"), assembly.job.name))
 
 
 def list_assets(
@@ -63,56 +96,156 @@ def list_assets(
     """Write to ``file`` what the source lists and ``head`` does not have, in bounded memory.
 
     Raises:
-        JobError: a place to list does not exist, or the source lists nothing at all.
+        JobError: a place to list does not exist, or the source lists nothing and never did.
     """
-    diff = Diff(known_assets(assembly, head))
-    listing = _write(assembly, (diff.new(b) for b in _list(assembly)), file, diff=diff)
-    if listing.assets == 0:
+    replaces = assembly.job.increment.on_changed == "replace"
+    known, denied = known_assets(assembly, head), assembly.store.denied()
+    with _contents(assembly, observer) as content:
+        diff = Diff(known, denied, content, replaces)
+        listing = _write(assembly, map(diff.sift, assembly.source.list()), file, diff=diff)
+    if listing.assets == 0 and listing.there == 0:
         raise JobError("lists no assets", path="source")
-    if listing.changed:
+    listing = replace(
+        listing,
+        replaced=_keys(diff.changed_keys if replaces else ()),
+        vanished=_keys(diff.vanished(_own_keys(assembly, head))),
+        held_in=head.segments if head else (),
+    )
+    if listing.changed and not replaces:
         observer.warn(
             "assets have changed since they were tokenized; the store keeps their old samples",
             count=listing.changed,
         )
-    observer.event("list", assets=listing.assets, new=listing.new, duplicates=listing.duplicates)
+    observer.event("list", **counts(listing))
     return listing
 
 
-def list_quarantined(assembly: Assembly, file: Path, keys: set[str]) -> Listing:
+def counts(listing: Listing) -> dict[str, int]:
+    """Return how many assets were listed, and what they are to the store."""
+    names = ("assets", "new", "changed", "unchanged", "duplicates", "withheld")
+    return {name: getattr(listing, name) for name in names} | {
+        "missing": len(listing.vanished),
+        "returned": len(listing.returned),
+    }
+
+
+def list_quarantined(
+    assembly: Assembly, file: Path, keys: set[str], *, observer: Observer
+) -> Listing:
     """Write to ``file`` what the source lists under ``keys``, whatever the store has."""
     wanted = pa.array(sorted(keys), pa.string())
-    batches = (b.filter(pc.is_in(b.column("key"), value_set=wanted)) for b in _list(assembly))
-    return _write(assembly, batches, file, diff=Diff(Known()))
+
+    def is_wanted(batch: pa.RecordBatch) -> pa.Array:
+        return pc.is_in(batch.column("key"), value_set=wanted)
+
+    with _contents(assembly, observer) as content:
+
+        def content_of_wanted(batch: pa.RecordBatch) -> list[str]:
+            mask = is_wanted(batch)
+            found = iter(content(batch.filter(mask)) if content else ())
+            return [next(found) if asked else "" for asked in mask.to_pylist()]
+
+        diff = Diff(Known.of(), assembly.store.denied(), content and content_of_wanted)
+        batches = map(diff.sift, assembly.source.list())
+        wanted_only = (batch.filter(is_wanted(batch)) for batch in batches)
+        return _write(assembly, wanted_only, file, diff=diff)
 
 
-def _list(assembly: Assembly) -> Iterator[pa.RecordBatch]:
-    return assembly.source.list()
+@contextmanager
+def _contents(assembly: Assembly, observer: Observer) -> Iterator[ContentOf | None]:
+    """What hashes assets, for a job that tells them by their content; says how far it is."""
+    if assembly.job.increment.identity == "version":
+        yield None
+        return
+    hashed = 0
+
+    def tell(count: int) -> None:
+        nonlocal hashed
+        hashed += count
+        observer.progress(hashed, 0)
+
+    threads = assembly.job.cluster.fetch_threads or HASH_THREADS
+    modalities = assembly.view.modalities
+    with content_hasher(assembly.source, modalities=modalities, threads=threads, tell=tell) as made:
+        yield made
+    observer.event("fetch", hashed=hashed)
+
+
+def _own_keys(assembly: Assembly, head: Snapshot | None) -> Iterator[pa.RecordBatch]:
+    for ref in head.plans if head else ():
+        if ref.scope == assembly.job.name:
+            yield from listed(assembly.store.storage, ref, ["key"])
+
+
+def _keys(arrays: Iterable[pa.Array]) -> pa.ChunkedArray:
+    return pa.chunked_array(list(arrays), pa.string())
 
 
 def _write(
     assembly: Assembly, batches: Iterable[pa.RecordBatch], file: Path, *, diff: Diff
 ) -> Listing:
-    new = size = 0
+    todo = size = 0
     schema = listing_schema(assembly.source.companions())
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
-            new += batch.num_rows
+            todo += batch.num_rows
             known = pc.max_element_wise(batch.column("size_bytes"), pa.scalar(0, pa.int64()))
             size += pc.sum(known).as_py() or 0
-    assets = new + diff.unchanged + diff.changed
-    return Listing(file, assets, new, diff.unchanged, diff.changed, diff.duplicates, size)
+    return Listing(
+        file=file,
+        todo=todo,
+        bytes=size,
+        assets=diff.assets,
+        new=diff.new,
+        unchanged=diff.unchanged,
+        changed=diff.changed,
+        withheld=diff.withheld,
+        duplicates=diff.duplicates,
+        there=diff.there,
+        missed=int(diff.known.missing.sum()),
+        returned=_keys(diff.returned_keys),
+    )
 
 
 def unit_tables(
     assembly: Assembly, listing: Listing, *, salt: str = ""
 ) -> Iterator[tuple[str, pa.Table]]:
     """Yield every unit of a listing: its id and its rows. ``salt`` sets a retry's ids apart."""
+    held = _held(assembly, listing)
+    for table in _tables(assembly, listing):
+        if salt:
+            yield _retry_id(assembly, table, salt), table
+        else:
+            yield _fresh_id(assembly, table, listing, held), table
+
+
+def _tables(assembly: Assembly, listing: Listing) -> Iterator[pa.Table]:
     with pq.ParquetFile(listing.file) as file:
         batches = file.iter_batches(batch_size=READ_ROWS)
-        for table in split(batches, assembly.job.shards.unit_assets):
-            name = _retry_id(assembly, table, salt) if salt else _unit_id(assembly, table)
-            yield name, table
+        yield from split(batches, assembly.job.shards.unit_assets)
+
+
+def _held(assembly: Assembly, listing: Listing) -> frozenset[str]:
+    """Return ids of the listing's units that the store's newest version has a shard of.
+
+    That is so where assets are again what they once were: the shard is there, with its samples
+    hidden for what came between.
+    """
+    if not len(listing.replaced):
+        return frozenset()
+    ids = (_unit_id(assembly, table) for table in _tables(assembly, listing))
+    return held_units(assembly.store.storage, listing.held_in, ids)
+
+
+def _fresh_id(assembly: Assembly, table: pa.Table, listing: Listing, held: frozenset[str]) -> str:
+    """Return an id under which the store's newest version has no shard."""
+    name, again = _unit_id(assembly, table), 0
+    while name in held:
+        again += 1
+        name = _unit_id(assembly, table, salt=f":again-{again}")
+        held = held_units(assembly.store.storage, listing.held_in, [name])
+    return name
 
 
 def _unit_id(assembly: Assembly, table: pa.Table, *, salt: str = "") -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tokenmill_infra.observe import Observer
-from tokenmill_infra.storage import probe_folder, scratch
+from tokenmill_infra.storage import probe_folder, scratch, storage_options
+from tokenmill_infra.storage.scratch import sweep_scratch
 from tokenmill_pipelines.assemble import Assembly, assemble
 from tokenmill_pipelines.encoding import Encoding
-from tokenmill_pipelines.listing import Listing, Planned
+from tokenmill_pipelines.listing import Listing, Planned, counts
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
 from tokenmill_schemas.snapshot import Receipt, Snapshot
@@ -39,11 +40,31 @@ class Run:
     snapshot: Snapshot | None = None
     committed: bool = False
     report: str = ""
+    _held: ExitStack = field(default_factory=ExitStack)
+    _holds: bool = False
+
+    def hold(self) -> None:
+        """Announce the run to the store until it ends, so that no gc takes what it makes or uses.
+
+        Raises:
+            StoreError: a gc is at work and does not end.
+        """
+        if not self._holds:
+            store, name = self.assembly.store, self.assembly.job.name
+            self._held.enter_context(store.hold("run", note=name))
+            self._holds = True
+
+    def release(self) -> None:
+        """End what `hold` began."""
+        self._held.close()
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run did. ``totals`` is the whole store's, ``done`` this run's part of it."""
+    """What a run did. ``totals`` is the whole store's, ``done`` this run's part of it.
+
+    ``listed`` says how many assets were listed and what they were to the store (see `counts`).
+    """
 
     store_uri: str
     snapshot_number: int | None
@@ -51,6 +72,7 @@ class RunResult:
     committed: bool
     totals: dict[str, int]
     done: dict[str, int]
+    listed: dict[str, int]
     wall_s: dict[str, float]
     report: str
     quarantine: tuple[tuple[str, str, str], ...]
@@ -75,8 +97,13 @@ def open_run(job: Job, observer: Observer) -> Iterator[Run]:
             f"cannot make a store at {assembly.store.uri}: {error.strerror or error}",
             path="store.uri",
         ) from error
-    with scratch() as folder:
-        yield Run(assembly, observer, folder)
+    sweep_scratch(assembly.store.storage)
+    with scratch() as folder, storage_options(job.storage):
+        run = Run(assembly, observer, folder)
+        try:
+            yield run
+        finally:
+            run.release()
 
 
 def quarantined(receipts: tuple[Receipt, ...]) -> list[tuple[str, str, str]]:
@@ -113,6 +140,7 @@ def result_of(run: Run) -> RunResult:
         committed=run.committed,
         totals=dict(snapshot.totals) if snapshot else {},
         done=done,
+        listed=counts(run.listing) if run.listing else {},
         wall_s=dict(run.wall_s),
         report=run.report,
         quarantine=tuple(bad[:SHOWN]),

@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator
 from tokenmill.store import Commit
 from tokenmill.store.plans import listed
 from tokenmill_pipelines.encoding import encode_units
-from tokenmill_pipelines.listing import list_assets, list_quarantined, plan_units
+from tokenmill_pipelines.listing import (
+    Listing,
+    list_assets,
+    list_quarantined,
+    missing_assets,
+    plan_units,
+)
 from tokenmill_pipelines.reporting import publish_report
 from tokenmill_pipelines.run import Run, quarantined
 from tokenmill_schemas.errors import CorruptShardError, TokenmillError
@@ -21,6 +27,10 @@ from tokenmill_schemas.job import job_table
 
 class QuarantineError(TokenmillError):
     """More assets failed than the job allows; nothing was committed."""
+
+
+class MissingAssetsError(TokenmillError):
+    """The source lists fewer of the assets that were there than the job allows."""
 
 
 def list_stage(run: Run) -> None:
@@ -34,16 +44,46 @@ def list_stage(run: Run) -> None:
     head = run.assembly.store.check(run.assembly.identity)
     run.base = head.number if head else 0
     if run.retried:
-        run.listing = list_quarantined(run.assembly, file, set(run.retried))
+        keys = set(run.retried)
+        run.listing = list_quarantined(run.assembly, file, keys, observer=run.observer)
     else:
         run.listing = list_assets(run.assembly, file, head=head, observer=run.observer)
 
 
 def plan_stage(run: Run) -> None:
-    """Make units of the listing and keep them in the store."""
-    if run.listing is not None and run.listing.new:
-        run.planned = plan_units(run.assembly, run.listing, salt=run.salt)
+    """Make units of the listing and keep them in the store.
+
+    Raises:
+        MissingAssetsError: the source lists too few of the assets that it listed before.
+        StoreError: a gc is at work in the store and does not end.
+    """
+    if run.listing is not None:
+        _check_missing(run, run.listing)
+        if _has_news(run, run.listing):
+            run.hold()
+        if run.listing.todo:
+            run.planned = plan_units(run.assembly, run.listing, salt=run.salt)
     run.observer.event("plan", units=len(run.planned.units))
+
+
+def _check_missing(run: Run, listing: Listing) -> None:
+    gone, there = len(listing.vanished), listing.there
+    allowed = run.assembly.job.increment.max_missing_fraction
+    if gone > allowed * there:
+        raise MissingAssetsError(
+            f"{gone} of {there} assets that the job {run.assembly.job.name!r} listed before are "
+            f"not listed any more, more than increment.max_missing_fraction = {allowed:g} allows; "
+            "nothing was committed. Look whether the source is all there"
+        )
+
+
+def _has_news(run: Run, listing: Listing) -> bool:
+    """Whether there may be something to commit.
+
+    A job may have begun to drop what it misses since its last run; the commit finds out.
+    """
+    drops = run.assembly.job.increment.on_missing == "drop" and listing.missed > 0
+    return bool(listing.todo or len(listing.vanished) or len(listing.returned) or drops)
 
 
 def encode_stage(run: Run) -> None:
@@ -88,27 +128,43 @@ def _check_quarantine(run: Run) -> None:
 
 
 def commit_stage(run: Run) -> None:
-    """Make all receipts one snapshot; a run that made nothing new commits nothing."""
-    store = run.assembly.store
-    if run.planned.units and not _failed_as_before(run):
-        job = run.assembly.job
-        resolved = run.retried.intersection(_listed_keys(run) if run.retried else ())
-        commit = Commit(
-            receipts=run.encoding.receipts,
-            plans=run.planned.plans,
-            identity=run.assembly.identity,
-            operation="retry" if run.retried else "append",
-            message=job.store.message,
-            job=job_table(job),
-            resolved=resolved,
-            base=run.base,
-        )
+    """Make all that is news one snapshot; a run without any commits nothing."""
+    store, listing = run.assembly.store, run.listing
+    if listing is not None and _has_news(run, listing) and not _failed_as_before(run):
+        commit = _commit(run, listing)
         run.snapshot = store.commit(commit)
         run.committed = run.snapshot.commit_id == commit.commit_id
     elif run.base:
         run.snapshot = store.snapshot()
     number = run.snapshot.number if run.snapshot else None
     run.observer.event("commit", snapshot=number, committed=run.committed)
+
+
+def _commit(run: Run, listing: Listing) -> Commit:
+    job = run.assembly.job
+    resolved = run.retried.intersection(_listed_keys(run) if run.retried else ())
+    returned = _missed(run) & resolved if resolved else frozenset(listing.returned.to_pylist())
+    return Commit(
+        receipts=run.encoding.receipts,
+        plans=run.planned.plans,
+        identity=run.assembly.identity,
+        operation="retry" if run.retried else "append",
+        message=job.store.message,
+        job=job_table(job),
+        resolved=resolved,
+        base=run.base,
+        scope=job.name,
+        replaced=frozenset(listing.replaced.to_pylist()),
+        vanished=frozenset(listing.vanished.to_pylist()),
+        returned=returned,
+        drop_missing=job.increment.on_missing == "drop",
+    )
+
+
+def _missed(run: Run) -> frozenset[str]:
+    """Return the keys that the job missed before this run."""
+    head = run.assembly.store.snapshot(run.base)
+    return frozenset(missing_assets(run.assembly, head).column("asset_key").to_pylist())
 
 
 def _failed_as_before(run: Run) -> bool:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill_schemas.asset import DUPLICATE
-
 DIGEST_BYTES = 16
+#: The columns of a listing that say which asset it is, and in which version.
+IDENTITY = ("key", "uri", "locator", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,79 +74,6 @@ def digests(batch: pa.RecordBatch | pa.Table, names: tuple[str, ...]) -> list[by
     """Return a 16-byte digest per row over the named string columns."""
     joined = pc.binary_join_element_wise(*(batch.column(n) for n in names), "\x00").to_pylist()
     return [hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).digest() for text in joined]
-
-
-@dataclass(slots=True)
-class Known:
-    """What a store already lists: digests of its keys, and of its keys with their versions.
-
-    Sixteen bytes an asset whatever its name, so a million assets take about 0.2 GB.
-    """
-
-    keys: set[bytes] = field(default_factory=set)
-    identities: set[bytes] = field(default_factory=set)
-
-    def add(self, batch: pa.RecordBatch | pa.Table) -> None:
-        """Take the assets of ``batch`` as known."""
-        self.keys.update(digests(batch, ("key",)))
-        self.identities.update(digests(batch, IDENTITY))
-
-
-IDENTITY = ("key", "uri", "locator", "version")
-
-
-@dataclass(slots=True)
-class Diff:
-    """Sorts a listing into what is new and what is not, batch by batch.
-
-    ``unchanged`` and ``changed`` count assets that the store has, in this version or in another;
-    ``duplicates`` counts rows whose key an earlier row of the same listing has. A duplicate stays
-    in the plan under a key of its own, so that the ledger accounts for it.
-    """
-
-    known: Known
-    seen: set[bytes] = field(default_factory=set)
-    unchanged: int = 0
-    changed: int = 0
-    duplicates: int = 0
-
-    def new(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Return the rows of ``batch`` that have to be tokenized or accounted for."""
-        keys = digests(batch, ("key",))
-        batch = self._mark_duplicates(batch, keys)
-        if not self.known.keys:
-            return batch
-        identities = digests(batch, IDENTITY)
-        unchanged = [i in self.known.identities for i in identities]
-        keys = digests(batch, ("key",))
-        changed = [k in self.known.keys and not u for k, u in zip(keys, unchanged, strict=True)]
-        self.unchanged += sum(unchanged)
-        self.changed += sum(changed)
-        fresh = [not (u or c) for u, c in zip(unchanged, changed, strict=True)]
-        return batch.filter(pa.array(fresh, pa.bool_()))
-
-    def _mark_duplicates(self, batch: pa.RecordBatch, keys: list[bytes]) -> pa.RecordBatch:
-        before = len(self.seen)
-        repeated: list[int] = []
-        for row, key in enumerate(keys):
-            self.seen.add(key)
-            if len(self.seen) == before:
-                repeated.append(row)
-            before = len(self.seen)
-        return self._renamed(batch, repeated) if repeated else batch
-
-    def _renamed(self, batch: pa.RecordBatch, rows: list[int]) -> pa.RecordBatch:
-        columns: dict[str, list[Any]] = {n: batch.column(n).to_pylist() for n in ("key", "locator")}
-        for row in rows:
-            self.duplicates += 1
-            columns["key"][row] += f"#duplicate-{self.duplicates}"
-            columns["locator"][row] = DUPLICATE
-        for name, values in columns.items():
-            index = batch.schema.get_field_index(name)
-            batch = batch.set_column(
-                index, batch.schema.field(index), pa.array(values, pa.string())
-            )
-        return batch
 
 
 def missing(units: Iterable[Unit], done: set[str]) -> list[Unit]:

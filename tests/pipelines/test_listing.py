@@ -69,7 +69,7 @@ class Warned(SilentObserver):
 
 
 def test_changed_assets_are_counted_said_and_left(sample_job: JobOf, tmp_path: Path) -> None:
-    """A picture that was replaced since keeps its old samples, and the run says so."""
+    """With on_changed = "keep" a picture keeps its old samples, and the run says so."""
     from PIL import Image
 
     folder = tmp_path / "pictures"
@@ -80,7 +80,8 @@ def test_changed_assets_are_counted_said_and_left(sample_job: JobOf, tmp_path: P
     run_job(sample_job("store", *source), observer=SilentObserver())
     Image.new("RGB", (50, 50), "blue").save(folder / "b.png")
     observer = Warned()
-    result = run_job(sample_job("store", *source), observer=observer)
+    left = sample_job("store", *source, "increment.on_changed=keep")
+    result = run_job(left, observer=observer)
     assert (result.committed, result.done["assets"]) == (False, 0)
     assert [facts for _, facts in observer.said] == [{"count": 1}]
 
@@ -146,5 +147,7 @@ def test_quarantined_assets_are_listed_by_key(noise_job: JobOf, tmp_path: Path) 
     """Whatever the store has; keys that the source no longer lists are simply not there."""
     assembly = assemble(noise_job())
     keys = {"picture-0003", "picture-0020", "gone"}
-    listing = list_quarantined(assembly, tmp_path / "listing.parquet", keys)
+    listing = list_quarantined(
+        assembly, tmp_path / "listing.parquet", keys, observer=SilentObserver()
+    )
     assert pq.read_table(listing.file).column("number").to_pylist() == [3, 20]

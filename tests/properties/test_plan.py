@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenmill_schemas.asset import ASSET_NAMES, DUPLICATE, listing_schema
-from tokenmill_schemas.plan import Diff, Known, Unit, missing, split, unit_id
+from tokenmill_schemas.increment import Diff, Known
+from tokenmill_schemas.plan import Unit, missing, split, unit_id
 
 SCHEMA = listing_schema(pa.schema([pa.field("caption", pa.string()), pa.field("n", pa.int64())]))
 
@@ -79,15 +80,13 @@ def test_texts_that_run_together_are_told_apart() -> None:
 def test_everything_is_new_once_and_then_known(rows: list[Row], data: st.DataObject) -> None:
     """Of a first listing every row is kept under a key of its own; of the next, none."""
     whole = batch(rows)
-    first = Diff(Known())
-    kept = pa.Table.from_batches([first.new(b) for b in cut(whole, data)], schema=SCHEMA)
+    first = Diff(Known.of())
+    kept = pa.Table.from_batches([first.sift(b) for b in cut(whole, data)], schema=SCHEMA)
     keys = kept.column("key").to_pylist()
     assert len(set(keys)) == len(keys) == len(rows)
     assert first.duplicates == len(rows) - len({row[0] for row in rows})
-    known = Known()
-    known.add(kept)
-    second = Diff(known)
-    left = [second.new(b) for b in cut(whole, data)]
+    second = Diff(Known.of([(b, True) for b in kept.to_batches()]))
+    left = [second.sift(b) for b in cut(whole, data)]
     assert sum(b.num_rows for b in left) == 0
     assert (second.unchanged, second.changed) == (len(rows), 0)
 
@@ -95,7 +94,7 @@ def test_everything_is_new_once_and_then_known(rows: list[Row], data: st.DataObj
 @given(ROWS)
 def test_the_first_of_equal_keys_is_kept_and_the_others_are_marked(rows: list[Row]) -> None:
     """A duplicate keeps its companions, says that it is one, and is never tokenized."""
-    kept = Diff(Known()).new(batch(rows)).to_pylist()
+    kept = Diff(Known.of()).sift(batch(rows)).to_pylist()
     seen: set[str] = set()
     for row, made in zip(rows, kept, strict=True):
         assert (made["caption"], made["n"], made["version"]) == (row[2], row[3], row[1])
@@ -113,11 +112,10 @@ def test_new_unchanged_and_changed_are_told_apart(
     known: set[str], listed: set[str], touched: set[str]
 ) -> None:
     """An asset of another version counts as changed and is left as it is."""
-    store = Known()
-    store.add(batch([(key, "v1", None, 0) for key in sorted(known)]))
-    diff = Diff(store)
+    store = Known.of([(batch([(key, "v1", None, 0) for key in sorted(known)]), True)])
+    diff = Diff(store, replace=False)
     rows: list[Row] = [(k, "v2" if k in touched else "v1", None, 0) for k in sorted(listed)]
-    new = diff.new(batch(rows)).column("key").to_pylist()
+    new = diff.sift(batch(rows)).column("key").to_pylist()
     assert new == sorted(listed - known)
     assert diff.changed == len(listed & known & touched)
     assert diff.unchanged == len((listed & known) - touched)

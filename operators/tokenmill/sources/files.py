@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
+from tokenmill.sources.hashing import content_hash
 from tokenmill.sources.opening import open_asset
 from tokenmill.sources.places import braces, glob_root, is_glob, local_path, stems
 from tokenmill.sources.rows import (
@@ -95,10 +95,7 @@ class FilesSource:
             raise JobError(f"{without_credentials(url)} matches no file", path="source.urls")
 
     def _hash(self, key: str, uri: str, size: int) -> str:
-        if size < 0:
-            return ""
-        with open_asset(AssetRef(key, uri), self.options) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO has no readinto
+        return content_hash(self, AssetRef(key, uri)) if size >= 0 else ""
 
 
 def _matcher(url: str, root: str) -> re.Pattern[str] | None:

@@ -8,6 +8,12 @@ from tokenmill_pipelines.cli.output import facts, table
 from tokenmill_pipelines.report import text
 
 SHOWN_QUARANTINE = 20
+#: What assets are to a store: said as, and the key in a plan.
+PLANNED = (
+    ("new", "new_assets"),
+    *((name, name) for name in ("changed", "missing", "returned", "withheld")),
+    ("listed twice", "duplicates"),
+)
 
 
 def result(value: dict[str, Any]) -> None:
@@ -26,6 +32,7 @@ def result(value: dict[str, Any]) -> None:
     table("quarantine", ("asset", "reason", "error"), bad[:SHOWN_QUARANTINE])
     facts(
         [
+            ("listed", _listed(value["listed"])),
             ("store", value["store_uri"]),
             ("snapshot", f"{value['snapshot_number']}{state}"),
             ("content id", value["content_id"]),
@@ -38,15 +45,21 @@ def result(value: dict[str, Any]) -> None:
     )
 
 
+def _listed(counts: dict[str, int]) -> str:
+    """Return ``1,000: 20 new, 3 changed``; nothing of what there is none of."""
+    names = ("new", "changed", "missing", "returned", "withheld")
+    news = [f"{counts[name]:,} {name}" for name in names if counts.get(name)]
+    return f"{counts.get('assets', 0):,}: {', '.join(news) or 'nothing new'}" if counts else ""
+
+
 def plan(value: dict[str, Any]) -> None:
     """Show what a run would do."""
     facts(
         [
-            ("assets", f"{value['assets']:,} listed, {value['new_assets']:,} to do"),
+            ("assets", f"{value['assets']:,} listed, {value['todo']:,} to do"),
+            *((name, f"{value[key]:,}" if value[key] else "") for name, key in PLANNED),
             ("bytes", text.size(value["bytes"])),
             ("units", f"{value['units']:,}, {value['new_units']:,} without a receipt"),
-            ("changed", f"{value['changed']:,}" if value["changed"] else ""),
-            ("listed twice", f"{value['duplicates']:,}" if value["duplicates"] else ""),
             ("fingerprint", value["fingerprint"]),
         ]
     )
@@ -66,6 +79,7 @@ def store(value: dict[str, Any]) -> None:
         [
             ("store", value["store"]),
             ("snapshot", value["number"]),
+            ("branch", value["branch"] if value["branch"] != "main" else ""),
             ("tags", ", ".join(value["tags"])),
             ("created", value["created_at"]),
             ("operation", value["operation"]),
@@ -79,6 +93,37 @@ def store(value: dict[str, Any]) -> None:
     )
     streams(value["streams"])
     table("without samples", ("reason", "assets"), list(value["rejects"].items()))
+    table("hidden", ("reason", "samples"), list(value["hidden"].items()))
+    groups = [(group["name"], ", ".join(group["columns"])) for group in value["groups"]]
+    table("added columns", ("group", "columns"), groups)
+    if value["missing"]:
+        print(f"{value['missing']:,} assets are listed by their source no longer")
+
+
+def done(value: dict[str, Any]) -> None:
+    """Show what a command did, fact by fact."""
+    facts((name.replace("_", " "), fact) for name, fact in value.items())
+
+
+def branches(value: list[dict[str, Any]]) -> None:
+    """Show the branches of a store."""
+    columns = ("branch", "snapshot", "created", "operation", "began at")
+    names = ("branch", "number", "created_at", "operation", "began")
+    table("", columns, [[entry[name] for name in names] for entry in value])
+
+
+def difference(value: dict[str, Any]) -> None:
+    """Show in which assets two versions differ."""
+    sides = [f"{v['store']}  {v['branch']}:{v['number']}" for v in (value[s] for s in _SIDES)]
+    facts([*zip(_SIDES, sides, strict=True), *value["counts"].items()])
+    names = ("asset_key", "change", "version_before", "version_after")
+    rows = [[entry[name] for name in names] for entry in value["assets"]]
+    table("", ("asset", "change", "version before", "version after"), rows)
+    if (more := sum(value["counts"].values()) - len(rows)) > 0:
+        print(f"and {more:,} more; --limit 0 lists all")
+
+
+_SIDES = ("before", "after")
 
 
 def log(value: list[dict[str, Any]]) -> None:
