@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from tokenmill.feed import Feed
 from tokenmill.shards.columns import widen_bfloat16
 from tokenmill.store import Store, paths
+from tokenmill.store.diff import diff
+from tokenmill.store.log import Log
+from tokenmill.store.refs import split_uri
 from tokenmill.store.verify import verify_store
 from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream, TokenSpec
@@ -23,12 +27,53 @@ SHOWN_VALUES = 8
 SHOWN_SHAPES = 4
 
 
+def open_at(text: str, ref: str | None = None) -> tuple[Store, str | None]:
+    """Open ``STORE[@REF]`` as people type it; returns the store and the ref, ``ref`` if given.
+
+    A folder whose own name has an ``@`` is taken for itself.
+
+    Raises:
+        StoreError: there is no such store.
+    """
+    uri, named = split_uri(text)
+    if named is None or Path(text, paths.LOG).is_dir():
+        return Store.open(text), ref
+    return Store.open(uri), ref or named
+
+
+def describe_diff(before: str, after: str, *, limit: int) -> dict[str, Any]:
+    """Return which assets differ between two versions, ``STORE[@REF]`` or ``@REF`` of the first."""
+    store, ref = open_at(before)
+    other, other_ref = (store, after[1:]) if after.startswith("@") else open_at(after)
+    found = diff(store.at(ref), other.at(other_ref))
+    rows = found.table.slice(0, limit) if limit else found.table
+    sides = ((v.store.uri, v.snapshot.branch, v.number) for v in (found.before, found.after))
+    named = [dict(zip(("store", "branch", "number"), side, strict=True)) for side in sides]
+    return {
+        "before": named[0],
+        "after": named[1],
+        "counts": found.counts,
+        "assets": rows.to_pylist(),
+    }
+
+
+def describe_branches(store: Store) -> list[dict[str, Any]]:
+    """Return every branch, its newest version, and where it began."""
+    described = []
+    for name, head in store.branches().items():
+        fork = store.on(name).log.fork()
+        began = f"{fork.branch}:{fork.number}" if fork else ""
+        described.append({"branch": name, "began": began, **_version(head, [])})
+    return described
+
+
 def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
     """Return what a version holds, how it was made and what it is called."""
-    snapshot = store.snapshot(ref)
-    rejects = store.rejects(snapshot)
-    reasons = Counter(rejects.column("reason").to_pylist())
-    tags = sorted(name for name, number in store.tags().items() if number == snapshot.number)
+    version = store.at(ref)
+    snapshot = version.snapshot
+    reasons = Counter(version.rejects().column("reason").to_pylist())
+    hidden = Counter(version.tombstones().column("reason").to_pylist())
+    tags = _tags(store).get((snapshot.branch, snapshot.number), [])
     reports = [entry.path for entry in store.storage.list(paths.REPORTS)]
     return {
         "store": store.uri,
@@ -39,6 +84,9 @@ def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
         "spec": snapshot.spec.to_json(),
         "streams": [describe_stream(stream) for stream in snapshot.spec.streams],
         "rejects": dict(reasons.most_common()),
+        "hidden": dict(hidden.most_common()),
+        "missing": version.missing().num_rows,
+        "groups": [{"name": g.name, "columns": list(g.columns)} for g in snapshot.groups],
         "report": reports[-1] if reports else "",
     }
 
@@ -62,6 +110,7 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
 def _version(snapshot: Snapshot, tags: list[str]) -> dict[str, Any]:
     return {
         "number": snapshot.number,
+        "branch": snapshot.branch,
         "tags": tags,
         "created_at": snapshot.created_at,
         "operation": snapshot.operation,
@@ -71,14 +120,24 @@ def _version(snapshot: Snapshot, tags: list[str]) -> dict[str, Any]:
     }
 
 
-def describe_log(store: Store) -> list[dict[str, Any]]:
-    """Return all versions, newest first."""
-    named: dict[int, list[str]] = {}
-    for name, number in sorted(store.tags().items()):
-        named.setdefault(number, []).append(name)
+def _tags(store: Store) -> dict[tuple[str, int], list[str]]:
+    """Return the tags of every version that has some, by branch and number."""
+    named: dict[tuple[str, int], list[str]] = {}
+    for name, tagged in sorted(store.refs.tags().items()):
+        named.setdefault((tagged.branch, tagged.number), []).append(name)
+    return named
+
+
+def describe_log(store: Store, ref: str | None = None) -> list[dict[str, Any]]:
+    """Return the versions up to ``ref``, newest first; a branch's if ``ref`` is one."""
+    newest = store.snapshot(ref)
+    log = Log(store.storage, newest.branch)
+    numbers = [number for number in reversed(log.numbers()) if number <= newest.number]
+    named = _tags(store)
     return [
-        _version(snapshot, named.get(snapshot.number, [])) | {"totals": snapshot.totals}
-        for snapshot in store.snapshots()
+        _version(snapshot, named.get((snapshot.branch, snapshot.number), []))
+        | {"totals": snapshot.totals}
+        for snapshot in map(log.read, numbers)
     ]
 
 
