@@ -63,7 +63,7 @@ def encode_units(assembly: Assembly, planned: Planned, *, observer: Observer) ->
     if todo:
         needs = assembly.tokenizer.resources
         factory = functools.partial(load_worker, assembly.worker_spec)
-        pool, encoding.plan = open_pool(assembly.job.cluster, needs, factory)
+        pool, encoding.plan = open_pool(assembly.job.cluster, needs, factory, observer=observer)
         observer.event("dispatch", units=len(todo), actors=encoding.plan.actors)
         try:
             _run(pool, [UnitTask(unit) for unit in todo], encoding, observer=observer, start=start)

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     UNSUPPORTED = "unsupported"
     CHANGED = "changed"
     DEADLINE = "deadline"
+    TOO_MUCH_MEMORY = "too_much_memory"
     DECODE_FAILED = "decode_failed"
     KILLED_WORKER = "killed_worker"
     ENCODE_FAILED = "encode_failed"

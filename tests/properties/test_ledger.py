@@ -9,20 +9,24 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill_infra.cluster.ledger import MAX_RETRIES, MAX_SEARCHES
+from tokenmill_infra.cluster.ledger import MAX_RETRIES, MAX_SEARCHES, Ledger
 from tokenmill_infra.cluster.pool import Pool, PoolConfig
 from tokenmill_infra.cluster.search import PROOFS
 from tokenmill_infra.cluster.tasks import (
+    Cause,
     Done,
     Event,
     Failed,
     Finished,
     GaveUp,
     Lost,
+    Note,
     Outcome,
+    PostMortem,
     Ready,
     Task,
 )
@@ -43,9 +47,9 @@ class Items:
     def trial(self, start: int, stop: int) -> Items:
         return replace(self, window=(start, stop))
 
-    def without(self, row: int, error: str) -> Items:
+    def without(self, row: int, cause: Cause) -> Items:
         assert row not in self.poison
-        assert "killed" in error
+        assert cause in ("died", "frozen")
         return Items(self.task_id, self.items, (*self.poison, row))
 
     @property
@@ -53,9 +57,33 @@ class Items:
         return set(range(*(self.window or (0, self.items)))) - set(self.poison)
 
 
+@dataclass(frozen=True)
+class Call:
+    """A call that an actor was given: it goes through its rows in the course of a second."""
+
+    task_id: str
+    rows: list[int]
+    killer: int | None
+    started: float
+
+    def notes(self, now: float, hands: int) -> list[Note]:
+        """The last ``hands`` rows that were begun; none where all are done, or nothing is noted."""
+        place = int((now - self.started) * len(self.rows)) if hands else len(self.rows)
+        if hands and self.killer is not None:
+            place = self.rows.index(self.killer)
+        if place >= len(self.rows):
+            return []
+        begun = self.rows[max(0, place - hands + 1) : place + 1]
+        return [Note(self.task_id, row, row + 1) for row in reversed(begun)]
+
+
 @dataclass
 class World:
-    """A backend of simulated actors; what goes wrong is numbered by the call in which it does."""
+    """A backend of simulated actors; what goes wrong is numbered by the call in which it does.
+
+    With ``hands`` above 0 an actor notes what it has at hand: rows of a task in order, that many at
+    a time, and none once its last row is done.
+    """
 
     killers: frozenset[tuple[str, int]] = frozenset()
     deaths: frozenset[int] = frozenset()
@@ -63,6 +91,7 @@ class World:
     passing: frozenset[int] = frozenset()
     slow: frozenset[int] = frozenset()
     stillborn: frozenset[int] = frozenset()
+    hands: int = 0
     now: float = 0.0
     calls: int = 0
     trials: int = 0
@@ -70,7 +99,8 @@ class World:
     alive: set[int] = field(default_factory=set)
     most: Counter[int] = field(default_factory=Counter)
     running: Counter[int] = field(default_factory=Counter)
-    lonely: Counter[tuple[str, int]] = field(default_factory=Counter)
+    proofs: Counter[tuple[str, int]] = field(default_factory=Counter)
+    held: dict[int, dict[int, Call]] = field(default_factory=dict)
     events: list[tuple[float, int, Event]] = field(default_factory=list)
     serial: int = 0
     attempts: Counter[str] = field(default_factory=Counter)
@@ -95,10 +125,10 @@ class World:
         self.attempts[task.task_id] += 1
         self.running[actor] += 1
         self.most[actor] = max(self.most[actor], self.running[actor])
-        guilty = any((task.task_id, row) in self.killers for row in task.rows)
-        if number in self.hangs | self.deaths and not guilty and len(task.rows) == 1:
-            self.lonely[(task.task_id, *task.rows)] += 1  # type: ignore[index]  # one row only
-        if guilty or number in self.deaths:
+        rows = sorted(task.rows)
+        killer = next((row for row in rows if (task.task_id, row) in self.killers), None)
+        self.held.setdefault(actor, {})[lease] = Call(task.task_id, rows, killer, self.now)
+        if killer is not None or number in self.deaths:
             self.later(0.5, Lost(actor, "signal 11"))
         elif number in self.passing:
             self.later(0.5, Failed(actor, lease, TransientError("come back")))
@@ -115,11 +145,25 @@ class World:
             return []
         if isinstance(event, Done | Failed):
             self.running[event.actor] -= 1
+            del self.held[event.actor][event.lease]
         if isinstance(event, Lost):
             self.lost += 1
             # A backend may tell of one loss more than once, when it looks at several calls.
             self.later(0.1, event)
         return [event]
+
+    def post_mortem(self, actor: int) -> PostMortem:
+        assert actor in self.alive, "a post-mortem of one that is buried"
+        calls = list(self.held.get(actor, {}).values())
+        notes = [note for call in calls for note in call.notes(self.now, self.hands)]
+        if len(calls) == 1 and len(calls[0].rows) == 1:
+            self.proofs[calls[0].task_id, calls[0].rows[0]] += 1
+        elif len(notes) == 1:
+            self.proofs[notes[0].task_id, notes[0].start] += 1
+        return PostMortem(tuple(notes))
+
+    def shortage(self) -> dict[str, str] | None:
+        return None
 
     def kill(self, actor: int) -> None:
         self.alive.discard(actor)
@@ -149,6 +193,8 @@ CONFIGS = st.builds(
 )
 SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 CALLS = st.integers(0, 60)
+#: How many items actors have at hand at once; 0 where they note nothing.
+HANDS = st.integers(0, 3)
 
 
 def few(most: int) -> st.SearchStrategy[frozenset[int]]:
@@ -165,38 +211,40 @@ def guilty(draw: st.DrawFn) -> tuple[list[int], frozenset[tuple[str, int]]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(guilty(), CONFIGS, few(2), few(3), few(3))
+@given(guilty(), CONFIGS, few(2), few(3), few(3), HANDS)
 def test_all_killers_and_only_killers_are_named(
     case: tuple[list[int], frozenset[tuple[str, int]]],
     config: PoolConfig,
     deaths: frozenset[int],
     passing: frozenset[int],
     slow: frozenset[int],
+    hands: int,
 ) -> None:
     """Whatever dies by chance, fails for a moment or is slow: killers are out, all others done."""
     sizes, killers = case
-    world = World(killers, deaths, frozenset(), passing, slow)
+    world = World(killers, deaths, frozenset(), passing, slow, hands=hands)
     for name, outcome in run(world, sizes, config).items():
         assert isinstance(outcome, Finished), outcome
         rows, poison = outcome.result
         own = {row for task, row in killers if task == name}
         framed = set(poison) - own
         assert own <= set(poison)
-        assert all(world.lonely[(name, row)] >= PROOFS for row in framed), "an innocent is accused"
+        assert all(world.proofs[(name, row)] >= PROOFS for row in framed), "an innocent is accused"
         assert set(rows) == set(range(sizes[int(name[1:])])) - set(poison)
 
 
 @settings(max_examples=100, deadline=None)
-@given(guilty(), CONFIGS, few(4), few(2))
+@given(guilty(), CONFIGS, few(4), few(2), HANDS)
 def test_the_number_of_attempts_is_bounded(
     case: tuple[list[int], frozenset[tuple[str, int]]],
     config: PoolConfig,
     deaths: frozenset[int],
     hangs: frozenset[int],
+    hands: int,
 ) -> None:
     """Tries of a task are bounded by its killers and by what befell it; trials by its logarithm."""
     sizes, killers = case
-    world = World(killers, deaths, hangs)
+    world = World(killers, deaths, hangs, hands=hands)
     run(world, sizes, config)
     chance = len(deaths) + len(hangs)
     for index, size in enumerate(sizes):
@@ -209,16 +257,17 @@ def test_the_number_of_attempts_is_bounded(
 
 
 @settings(max_examples=100, deadline=None)
-@given(SIZES, CONFIGS, few(30), few(10), few(20))
+@given(SIZES, CONFIGS, few(30), few(10), few(20), HANDS)
 def test_any_amount_of_trouble_ends(
     sizes: list[int],
     config: PoolConfig,
     deaths: frozenset[int],
     hangs: frozenset[int],
     passing: frozenset[int],
+    hands: int,
 ) -> None:
     """However much goes wrong, each task ends in one outcome; one given up says why."""
-    world = World(frozenset(), deaths, hangs, passing)
+    world = World(frozenset(), deaths, hangs, passing, hands=hands)
     for outcome in run(world, sizes, config).values():
         if isinstance(outcome, GaveUp):
             assert outcome.error
@@ -279,3 +328,39 @@ def test_a_task_that_its_copy_has_done_is_not_copied_again() -> None:
     world = World(hangs=frozenset({0, 1}))
     run(world, [1, 1, 1], PoolConfig(2, 2, lease_s=LEASE_S))
     assert max(world.attempts.values()) <= 3
+
+
+@pytest.mark.parametrize("size", [8, 1024])
+@pytest.mark.parametrize(("hands", "flight", "lost"), [(1, 1, 2), (1, 2, 3), (3, 1, 3), (3, 2, 3)])
+def test_an_actors_notes_make_a_killer_cost_two_or_three_actors(
+    size: int, hands: int, flight: int, lost: int
+) -> None:
+    """However many items a task has; a second one only where another item was at hand, too."""
+    world = World(frozenset({("t0", size - 3)}), hands=hands)
+    outcomes = run(world, [size, size, size], PoolConfig(1, flight))
+    poison = {name: o.result[1] for name, o in outcomes.items() if isinstance(o, Finished)}
+    assert poison == {"t0": (size - 3,), "t1": (), "t2": ()}
+    assert world.lost == lost
+    assert world.attempts["t0"] <= lost + 2 * hands + 1
+
+
+def test_without_notes_a_killer_costs_an_actor_per_halving() -> None:
+    """What the notes spare: of 1024 items up to ten halvings."""
+    world = World(frozenset({("t0", 0)}))
+    run(world, [1024], PoolConfig(1, 1))
+    assert world.lost == 2 + math.ceil(math.log2(1024)) + PROOFS - 1
+
+
+def test_a_task_that_had_nothing_at_hand_is_not_suspected() -> None:
+    """The item at hand is tried first, alone; the other task shares an actor again, uncounted."""
+    ledger = Ledger(in_flight=2, max_attempts=1, lease_s=LEASE_S)
+    ledger.add([Items("t0", 4), Items("t1", 4)])
+    leases = [ledger.assign(1, 0.0), ledger.assign(1, 0.0)]
+    assert [lease.work.task.task_id for lease in leases if lease] == ["t0", "t1"]
+    assert ledger.lose(1, "signal 11", PostMortem((Note("t1", 2, 3),))) == []
+    assert [ledger.states[name].losses for name in ("t0", "t1")] == [0, 1]
+    trial, free = ledger.assign(2, 1.0), ledger.assign(3, 1.0)
+    assert trial is not None
+    assert free is not None
+    assert (trial.work.task, trial.work.alone) == (Items("t1", 4, (), (2, 3)), True)
+    assert (free.work.task, free.work.alone) == (Items("t0", 4), False)

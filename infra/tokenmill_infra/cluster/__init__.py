@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from tokenmill_infra.cluster.local import LocalBackend
 from tokenmill_infra.cluster.malloc import keep_buffers
 from tokenmill_infra.cluster.pool import ClusterError, Pool, PoolConfig
-from tokenmill_infra.cluster.tasks import Factory, Finished, GaveUp, Outcome, Task
+from tokenmill_infra.cluster.tasks import Backend, Factory, Finished, GaveUp, Outcome, Task
+from tokenmill_infra.observe import Observer
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import ClusterConfig
 from tokenmill_schemas.resources import Resources
@@ -87,30 +88,37 @@ def limit_threads(config: ClusterConfig) -> None:
 
 
 def open_pool(
-    config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
+    config: ClusterConfig,
+    needs: Resources,
+    factory_of: Callable[[float], Factory],
+    *,
+    observer: Observer | None = None,
 ) -> tuple[Pool, ActorPlan]:
     """Open the pool that a job asks for; ``factory_of(gpus)`` makes what loads in each actor.
+
+    ``observer`` is told when actors wait long for a place on the cluster.
 
     Raises:
         JobError: no Ray cluster answers at ``cluster.address``, or no actor fits on this machine.
     """
-    return (_open_ray if config.backend == "ray" else _open_local)(config, needs, factory_of)
+    open_backend = _open_ray if config.backend == "ray" else _open_local
+    backend, plan = open_backend(config, needs, factory_of)
+    return Pool(backend, _pool_config(config, plan), observer=observer), plan
 
 
 def _open_local(
     config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
-) -> tuple[Pool, ActorPlan]:
+) -> tuple[Backend, ActorPlan]:
     # GPUs of one process are one actor's; more of them are Ray's business.
     gpus = 1.0 if needs.gpus > 0 and config.gpus_per_actor != 0 and _cuda() else 0.0
     plan = plan_actors(config, needs, cpus=machine_cpus(), gpus=gpus)
     keep_buffers()
-    backend = LocalBackend(factory_of(plan.gpus), in_flight=config.units_in_flight)
-    return Pool(backend, _pool_config(config, plan)), plan
+    return LocalBackend(factory_of(plan.gpus), in_flight=config.units_in_flight), plan
 
 
 def _open_ray(
     config: ClusterConfig, needs: Resources, factory_of: Callable[[float], Factory]
-) -> tuple[Pool, ActorPlan]:
+) -> tuple[Backend, ActorPlan]:
     from tokenmill_infra.cluster import ray_backend
 
     env = dict.fromkeys(THREAD_VARIABLES, str(config.torch_threads))
@@ -122,8 +130,7 @@ def _open_ray(
         ray_backend.disconnect()
         raise problem
     shape = ray_backend.ActorShape(plan.cpus, plan.gpus, config.units_in_flight, env)
-    backend = ray_backend.RayBackend(factory_of(plan.gpus), shape, owns_cluster=owns)
-    return Pool(backend, _pool_config(config, plan)), plan
+    return ray_backend.RayBackend(factory_of(plan.gpus), shape, owns_cluster=owns), plan
 
 
 def _cuda() -> bool:

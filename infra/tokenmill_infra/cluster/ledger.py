@@ -4,10 +4,12 @@ Pure: no clock, no process. Times are passed in, decisions come out, so every la
 without an actor.
 
 - A task is done once; later results of copies of it are ignored.
+- Items that a lost actor had at hand are tried first, each on an actor of its own. Tasks that it
+  held and had no item of at hand run again as if nothing had been.
 - A task lost with its actor runs again, alone on an actor, so that a second loss accuses it alone.
-- One lost ``max_attempts`` times, the last time alone, is searched for the item that kills, which
-  must do so twice by itself; it then runs without that item. A search that finds none costs one of
-  ``MAX_SEARCHES`` rounds.
+- One lost ``max_attempts`` times, the last time alone, is searched in full for the item that kills;
+  it then runs without that item. A full search that finds none costs one of ``MAX_SEARCHES``.
+- No item is left out that was not the only one at hand in `PROOFS` deaths.
 - A task that fails for a passing reason runs again after a growing pause, ``MAX_RETRIES`` times.
 """
 
@@ -18,13 +20,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from tokenmill_infra.cluster.search import Search
-from tokenmill_infra.cluster.tasks import Finished, GaveUp, Outcome, Task
+from tokenmill_infra.cluster.search import Search, Window
+from tokenmill_infra.cluster.tasks import Finished, GaveUp, Outcome, PostMortem, Task
 
 MAX_RETRIES = 5
 MAX_SEARCHES = 3
 #: Most killers that one task may hold before it is given up.
 MAX_KILLERS = 64
+#: Of an actor that could note nothing.
+NOTHING = PostMortem()
 #: A lease this many times older than the median task gets a copy when an actor is idle.
 STRAGGLER = 3.0
 
@@ -58,10 +62,32 @@ class State:
     attempts: int = 0
     losses: int = 0
     retries: int = 0
-    searches: int = 0
+    in_vain: int = 0
+    in_full: bool = False
     killers: set[int] = field(default_factory=set)
     search: Search | None = None
     done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """An actor's death as one of its tasks sees it.
+
+    ``at_hand`` are this task's items that the actor had at hand, ``others`` whether it had any of
+    other tasks, and ``alone`` whether it was given no other task.
+    """
+
+    reason: str
+    left: PostMortem
+    at_hand: tuple[Window, ...]
+    others: bool
+    alone: bool
+
+    @property
+    def proves(self) -> bool:
+        """Whether one item of this task, and nothing else at all, was at hand."""
+        ((start, stop),) = self.at_hand if len(self.at_hand) == 1 else ((0, 0),)
+        return len(self.left.notes) == 1 and stop - start == 1
 
 
 @dataclass(slots=True)
@@ -134,7 +160,7 @@ class Ledger:
         if lease is None:
             return None
         if lease.work.trial:
-            return self._after_trial(lease, died=False)
+            return self._after_trial(lease, None)
         state = self.states[lease.work.task.task_id]
         if state.done:
             return None
@@ -157,31 +183,41 @@ class Ledger:
         self.queue.appendleft(replace(lease.work, not_before=now + pause))
         return None
 
-    def lose(self, actor: int, reason: str) -> list[Outcome]:
+    def lose(self, actor: int, reason: str, left: PostMortem = NOTHING) -> list[Outcome]:
         """Note that an actor is gone; returns the outcomes of tasks that are given up for it."""
         lost = [lease for lease in self.leases.values() if lease.actor == actor]
         for lease in lost:
             del self.leases[lease.number]
-        outcomes = (self._lose_one(lease, reason, alone=len(lost) == 1) for lease in lost)
+        names = {lease.work.task.task_id for lease in lost}
+        outcomes: list[Outcome | None] = []
+        for lease in lost:
+            name = lease.work.task.task_id
+            mine = tuple((n.start, n.stop) for n in left.notes if n.task_id == name)
+            others = any(n.task_id in names - {name} for n in left.notes)
+            outcomes.append(
+                self._lose_one(lease, Death(reason, left, mine, others, len(lost) == 1))
+            )
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _lose_one(self, lease: Lease, reason: str, *, alone: bool) -> Outcome | None:
+    def _lose_one(self, lease: Lease, death: Death) -> Outcome | None:
         if lease.work.trial:
-            return self._after_trial(lease, died=True)
+            return self._after_trial(lease, death)
         state = self.states[lease.work.task.task_id]
-        state.losses += 1
+        blamed = bool(death.at_hand) or not death.others
+        state.losses += blamed
         if state.done or self._has_copy(lease):
             return None
-        if alone and state.losses >= self.max_attempts:
-            return self._search(state, reason)
-        self.queue.appendleft(Work(state.task, alone=True))
+        state.in_full = death.alone and state.losses >= self.max_attempts
+        if state.in_full or death.at_hand:
+            return self._search(state, death)
+        self.queue.appendleft(Work(state.task, alone=blamed))
         return None
 
-    def _search(self, state: State, reason: str) -> Outcome | None:
-        state.searches += 1
-        if state.searches > MAX_SEARCHES or len(state.killers) >= MAX_KILLERS:
-            return self._give_up(state, f"its actors kept dying ({reason})")
-        state.search = Search(0, state.task.items)
+    def _search(self, state: State, death: Death) -> Outcome | None:
+        if state.in_vain >= MAX_SEARCHES or len(state.killers) >= MAX_KILLERS:
+            return self._give_up(state, f"its actors kept dying ({death.reason})")
+        stop = state.task.items if state.in_full else 0
+        state.search = Search(0, stop, deaths=int(death.proves), suspects=death.at_hand)
         self._try(state)
         return None
 
@@ -189,23 +225,24 @@ class Ledger:
         if state.search is not None:
             self.queue.appendleft(Work(state.task.trial(*state.search.window), True, True))
 
-    def _after_trial(self, lease: Lease, *, died: bool) -> Outcome | None:
+    def _after_trial(self, lease: Lease, death: Death | None) -> Outcome | None:
         state = self.states[lease.work.task.task_id]
         if state.search is None or state.done:
             return None
-        state.search = state.search.after(died=died)
+        at_hand = death.at_hand if death else ()
+        state.search = state.search.after(died=death is not None, at_hand=at_hand)
         if not state.search.over:
             self._try(state)
             return None
-        if state.search.found in state.killers:
+        found, state.search = state.search.found, None
+        if found is None:
+            state.in_vain += state.in_full
+        elif found in state.killers:
             return self._give_up(state, "kills its actors even without the items that do")
-        if state.search.found is not None:
-            state.killers.add(state.search.found)
-            state.searches -= 1
-            error = "killed its worker process, alone and repeatedly"
-            state.task = state.task.without(state.search.found, error)
-        state.search = None
-        state.losses = self.max_attempts - 1
+        else:
+            state.killers.add(found)
+            state.task = state.task.without(found, death.left.cause if death else "died")
+        state.losses = min(state.losses, self.max_attempts - 1)
         self.queue.appendleft(Work(state.task, alone=True))
         return None
 

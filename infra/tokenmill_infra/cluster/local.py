@@ -7,7 +7,16 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tokenmill_infra.cluster.tasks import Done, Event, Factory, Failed, Host, Ready, Task
+from tokenmill_infra.cluster.tasks import (
+    Done,
+    Event,
+    Factory,
+    Failed,
+    Host,
+    PostMortem,
+    Ready,
+    Task,
+)
 
 
 class LocalBackend:
@@ -51,6 +60,15 @@ class LocalBackend:
             while True:
                 events.append(self._events.get_nowait())
         return events
+
+    def post_mortem(self, actor: int) -> PostMortem:
+        """Return nothing: what would leave a note takes this process with it."""
+        del actor
+        return PostMortem()
+
+    def shortage(self) -> dict[str, str] | None:
+        """Return None: there is always room for another thread."""
+        return None
 
     def kill(self, actor: int) -> None:
         """Forget an actor; its threads cannot be stopped, only left."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenmill_infra.cluster.ledger import Ledger
 from tokenmill_infra.cluster.tasks import (
@@ -20,12 +20,15 @@ from tokenmill_infra.cluster.tasks import (
     Ready,
     Task,
 )
+from tokenmill_infra.observe import Observer, SilentObserver
 from tokenmill_schemas.errors import TokenmillError, TransientError
 
 #: Actors in a row that may die while they load before the run is given up.
 MAX_STILLBORN = 5
 #: How long the loop waits for an event before it looks at deadlines again.
 TICK_S = 0.5
+#: How long actors may wait for a place on the cluster before it is said.
+PATIENCE_S = 15.0
 
 
 class ClusterError(TokenmillError):
@@ -51,13 +54,16 @@ class Pool:
         backend: Backend,
         config: PoolConfig,
         *,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
         self._config = config
+        self._observer = observer or SilentObserver()
         self._clock = clock
         self._ready: set[int] = set()
-        self._starting: set[int] = set()
+        self._starting: dict[int, float] = {}  # since when
+        self._told = False
         self._started = 0
         self._stillborn = 0
         self.lost = 0
@@ -76,17 +82,17 @@ class Pool:
             self._hire(ledger)
             for actor in sorted(self._ready):
                 self._feed(actor, ledger)
+            self._look_around()
             for event in self._backend.wait(TICK_S):
                 yield from self._handle(event, ledger)
             for actor in ledger.expired(self._clock()):
-                self._backend.kill(actor)
-                yield from self._bury(actor, "its lease ran out", ledger)
+                yield from self._lose(Lost(actor, "its lease ran out", "frozen"), ledger)
 
     def _hire(self, ledger: Ledger) -> None:
         wanted = min(self._config.actors, max(1, ledger.unfinished))
         while len(self._ready) + len(self._starting) < wanted:
             self._started += 1
-            self._starting.add(self._started)
+            self._starting[self._started] = self._clock()
             self._backend.start(self._started)
 
     def _feed(self, actor: int, ledger: Ledger) -> None:
@@ -95,12 +101,11 @@ class Pool:
 
     def _handle(self, event: Event, ledger: Ledger) -> Iterator[Outcome]:
         if isinstance(event, Ready):
-            self._starting.discard(event.actor)
+            self._starting.pop(event.actor, None)
             self._ready.add(event.actor)
             self._stillborn = 0
         elif isinstance(event, Lost):
-            self._backend.kill(event.actor)
-            yield from self._bury(event.actor, event.reason, ledger)
+            yield from self._lose(event, ledger)
         elif isinstance(event, Done):
             outcome = ledger.finish(event.lease, event.result, self._clock())
             if outcome is not None:
@@ -115,16 +120,34 @@ class Pool:
         if outcome is not None:
             yield outcome
 
-    def _bury(self, actor: int, reason: str, ledger: Ledger) -> Iterator[Outcome]:
+    def _lose(self, event: Lost, ledger: Ledger) -> Iterator[Outcome]:
+        actor = event.actor
+        left = self._backend.post_mortem(actor)
+        if event.cause != "died":
+            left = replace(left, cause=event.cause)
+        self._backend.kill(actor)
         if actor in self._starting:
-            self._starting.discard(actor)
+            del self._starting[actor]
             self._stillborn += 1
             if self._stillborn >= MAX_STILLBORN:
-                raise ClusterError(f"{self._stillborn} actors in a row died at start: {reason}")
+                text = f"{self._stillborn} actors in a row died at start: {event.reason}"
+                raise ClusterError(text)
         elif actor in self._ready:
             self._ready.discard(actor)
             self.lost += 1
-            yield from ledger.lose(actor, reason)
+            yield from ledger.lose(actor, event.reason, left)
+
+    def _look_around(self) -> None:
+        """Say, once, that actors wait for a place: on a cluster that others use it may be long."""
+        oldest = min(self._starting.values(), default=self._clock())
+        if self._told or self._clock() - oldest < PATIENCE_S:
+            return
+        facts = self._backend.shortage()
+        if facts is not None:
+            self._told = True
+            self._observer.warn(
+                "actors wait for room on the cluster", at_work=len(self._ready), **facts
+            )
 
     def close(self) -> None:
         """End all actors."""

@@ -13,18 +13,34 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tokenmill_infra.cluster import blackbox
 from tokenmill_infra.cluster.malloc import MALLOC_ENV
-from tokenmill_infra.cluster.tasks import Done, Event, Factory, Failed, Host, Lost, Ready, Task
+from tokenmill_infra.cluster.tasks import (
+    Cause,
+    Done,
+    Event,
+    Factory,
+    Failed,
+    Host,
+    Lost,
+    PostMortem,
+    Ready,
+    Task,
+)
 from tokenmill_schemas.errors import JobError
 
 #: Object store of a cluster of our own: only tasks and receipts pass through it.
 OBJECT_STORE_BYTES = 128 * 2**20
 KNOCK_S = 10.0
+#: How long a node may take to hand over what one of its actors has noted.
+FETCH_S = 10.0
 
 #: Environment of a cluster of our own: no telemetry, no token file in the user's home (everything
 #: is bound to this machine's loopback address).
@@ -51,9 +67,14 @@ class RayHost:
     def __init__(self) -> None:
         self._host: Host | None = None
 
-    def load(self, factory: Factory) -> None:
-        """Make the host; not in the constructor, where Ray would hide what it raises."""
+    def load(self, factory: Factory) -> tuple[str, str]:
+        """Make the host; not in the constructor, where Ray would hide what it raises.
+
+        Returns:
+            The node and, on it, the path of the host's black box ("" if it keeps none).
+        """
         self._host = factory()
+        return _node(), getattr(self._host, "black_box", "")
 
     def run(self, task: Any) -> Any:
         """Run one task."""
@@ -127,6 +148,57 @@ def resources() -> dict[str, float]:
     return {str(name): float(amount) for name, amount in totals.items()}
 
 
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+@dataclass(slots=True)
+class Box:
+    """Where an actor's black box is; held open where it is on this machine, and then nameless.
+
+    So nothing stays behind on this machine, whatever ends.
+    """
+
+    node: str
+    path: str
+    file: BinaryIO | None = None
+
+    def hold(self) -> None:
+        """Open the file if it is here."""
+        if self.path and self.node == _node():
+            with contextlib.suppress(OSError):
+                self.file = Path(self.path).open("rb")  # noqa: SIM115  (for as long as the actor)
+                Path(self.path).unlink(missing_ok=True)
+
+    def read(self) -> PostMortem:
+        """Return what was noted; nothing if its node is gone, too."""
+        if not self.path:
+            return PostMortem()
+        if self.file is not None:
+            return blackbox.read(self.file.read())
+        return blackbox.read(self._fetch())
+
+    def _fetch(self) -> bytes:
+        strategy = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
+        call: Any = ray.remote(blackbox.read_and_remove).options(**options)
+        try:
+            return bytes(ray.get(call.remote(self.path), timeout=FETCH_S))
+        except ray.exceptions.RayError:
+            return b""
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self.file is not None:
+            self.file.close()
+
+
+def free_resources() -> dict[str, float]:
+    """Return what of the cluster nobody has reserved."""
+    free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray's
+    return {str(name): float(amount) for name, amount in free.items()}
+
+
 class RayBackend:
     """Runs actors on the joined cluster."""
 
@@ -143,13 +215,17 @@ class RayBackend:
         if not owns_cluster:
             options["runtime_env"] = {"env_vars": {**MALLOC_ENV, **shape.env}}
         self._remote = ray.remote(RayHost).options(**options)
+        self._shape = shape
         self._actors: dict[int, Any] = {}
+        self._boxes: dict[int, Box] = {}
+        self._unplaced: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, int]] = {}
 
     def start(self, actor: int) -> None:
         """Ask Ray for an actor; it waits there until the cluster has room."""
         handle: Any = self._remote.remote()
         self._actors[actor] = handle
+        self._unplaced[actor] = handle.__ray_ready__.remote()
         self._calls[handle.load.remote(self._factory)] = (actor, -1)
 
     def submit(self, actor: int, lease: int, task: Task) -> None:
@@ -175,12 +251,43 @@ class RayBackend:
         except ray.exceptions.RayTaskError as error:
             return Failed(actor, lease, _cause(error))
         except ray.exceptions.RayError as error:
-            return Lost(actor, _first_line(error))
-        return Ready(actor) if lease < 0 else Done(actor, lease, result)
+            return Lost(actor, _first_line(error), _ended_by(error))
+        if lease >= 0:
+            return Done(actor, lease, result)
+        self._boxes[actor] = Box(*result)
+        self._boxes[actor].hold()
+        return Ready(actor)
+
+    def post_mortem(self, actor: int) -> PostMortem:
+        """Return what an actor has noted, from wherever it ran."""
+        box = self._boxes.get(actor)
+        return box.read() if box else PostMortem()
+
+    def shortage(self) -> dict[str, str] | None:
+        """Return what actors without a place ask for, and what the cluster has and has free."""
+        refs = {ref: actor for actor, ref in self._unplaced.items()}
+        if refs:
+            for ref in ray.wait(list(refs), num_returns=len(refs), timeout=0)[0]:
+                del self._unplaced[refs[ref]]
+        if not self._unplaced:
+            return None
+        total, free = resources(), free_resources()
+        wanted = {"CPU": self._shape.cpus, "GPU": self._shape.gpus}
+        names = [name for name, amount in wanted.items() if amount]
+        has = (f"{total.get(n, 0.0):g} {n}, {free.get(n, 0.0):g} free" for n in names)
+        return {
+            "waiting": str(len(self._unplaced)),
+            "each_asks_for": ", ".join(f"{wanted[name]:g} {name}" for name in names),
+            "cluster_has": "; ".join(has),
+        }
 
     def kill(self, actor: int) -> None:
         """End an actor's process."""
         handle = self._actors.pop(actor, None)
+        self._unplaced.pop(actor, None)
+        box = self._boxes.pop(actor, None)
+        if box is not None:
+            box.close()
         self._calls = {ref: call for ref, call in self._calls.items() if call[0] != actor}
         if handle is not None:
             ray.kill(handle, no_restart=True)
@@ -200,3 +307,8 @@ def _cause(error: ray.exceptions.RayTaskError) -> Exception:
 
 def _first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _ended_by(error: Exception) -> Cause:
+    """Tell the end that Ray's memory monitor makes; the kernel's own looks like any other."""
+    return "memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else "died"

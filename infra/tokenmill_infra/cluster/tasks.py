@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+#: What ended an actor: the kernel or itself, its own standstill, or a lack of memory.
+Cause = Literal["died", "frozen", "memory"]
 
 
 class Task(Protocol):
@@ -28,8 +31,8 @@ class Task(Protocol):
         """Return a task that handles these items and has no effect."""
         ...
 
-    def without(self, row: int, error: str) -> Task:
-        """Return this task less one item, of which ``error`` is to be said."""
+    def without(self, row: int, cause: Cause) -> Task:
+        """Return this task less one item, which ended its actors by ``cause``."""
         ...
 
 
@@ -46,6 +49,23 @@ class Host(Protocol):
 
 
 Factory = Callable[[], Host]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An actor had these items of a task at hand."""
+
+    task_id: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostMortem:
+    """What is known of a dead actor: all that it had at hand, newest first, and what ended it."""
+
+    notes: tuple[Note, ...] = ()
+    cause: Cause = "died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +120,7 @@ class Lost:
 
     actor: int
     reason: str
+    cause: Cause = "died"
 
 
 Event = Ready | Done | Failed | Lost
@@ -118,6 +139,14 @@ class Backend(Protocol):
 
     def wait(self, timeout_s: float) -> list[Event]:
         """Return what happened, after waiting up to ``timeout_s`` for something to."""
+        ...
+
+    def post_mortem(self, actor: int) -> PostMortem:
+        """Return what an actor that is gone, or is about to be killed, has noted."""
+        ...
+
+    def shortage(self) -> dict[str, str] | None:
+        """Return what actors that have found no place ask for and what is there; None if none."""
         ...
 
     def kill(self, actor: int) -> None:

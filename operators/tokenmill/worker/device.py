@@ -6,9 +6,11 @@ next unit's batches follow the last one's without a gap.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +22,8 @@ from tokenmill_schemas.errors import AssetError, TokenmillError
 GROW_AFTER = 64
 
 Shape = tuple[int, ...]
+#: Says for the time of a block what is at hand.
+Note = AbstractContextManager[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +86,25 @@ class Device:
         """Whether the encoder takes long clips in parts."""
         return isinstance(self.encoder, StreamingEncoder)
 
-    def submit(self, views: Sequence[Array]) -> Future[Encoded]:
-        """Queue a batch of views of one shape."""
-        return self._thread.submit(self._encode, views)
+    def submit(self, views: Sequence[Array], *, note: Note | None = None) -> Future[Encoded]:
+        """Queue a batch of views of one shape; ``note`` is held while they are encoded."""
+        return self._queue(functools.partial(self._encode, views), note)
 
-    def push(self, clip: LongClip, part: Array) -> Future[Encoded]:
+    def push(self, clip: LongClip, part: Array, *, note: Note | None = None) -> Future[Encoded]:
         """Queue the next frames of a long clip; no tokens come of them yet."""
         clip.shapes.append(part.shape)
-        return self._thread.submit(self._push, clip, part)
+        return self._queue(functools.partial(self._push, clip, part), note)
 
-    def finish(self, clip: LongClip) -> Future[Encoded]:
+    def finish(self, clip: LongClip, *, note: Note | None = None) -> Future[Encoded]:
         """Queue the end of a long clip; its tokens are the result's only piece."""
-        return self._thread.submit(self._finish, clip)
+        return self._queue(functools.partial(self._finish, clip), note)
+
+    def _queue(self, call: Callable[[], Encoded], note: Note | None) -> Future[Encoded]:
+        def noted() -> Encoded:
+            with note or nullcontext():
+                return call()
+
+        return self._thread.submit(noted)
 
     def _push(self, clip: LongClip, part: Array) -> Encoded:
         began = time.perf_counter()

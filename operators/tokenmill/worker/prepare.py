@@ -7,6 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -14,6 +15,7 @@ from tokenmill.worker.channel import AbandonedError, Channel
 from tokenmill.worker.crew import Crew, DeadlineExceeded, Job
 from tokenmill.worker.pieces import Piece, pieces_of
 from tokenmill.worker.spec import WorkerSpec
+from tokenmill_infra.cluster.blackbox import BlackBox
 from tokenmill_schemas.asset import DUPLICATE, AssetRef
 from tokenmill_schemas.errors import AssetError, Reason, TransientError
 from tokenmill_schemas.snapshot import Disposition, Reject
@@ -66,6 +68,23 @@ def refusal(spec: WorkerSpec, ref: AssetRef) -> AssetError | None:
         text = f"modality {ref.modality}; the job's view reads {wanted}"
         return AssetError(Reason.OTHER_MODALITY, text, stage="list")
     return None
+
+
+#: Notes, for the time of a block, that the rows from the first to before the second are at hand.
+At = Callable[[int, int], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An asset that is to be read: row ``row`` of its unit."""
+
+    ref: AssetRef
+    row: int
+    at: At
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        """Note that it is at hand, for the time of a block."""
+        return self.at(self.row, self.row + 1)
 
 
 class Watched:
@@ -161,14 +180,13 @@ class Reading:
 class Incoming:
     """One asset on its way: iterate over its pieces, then ask for its `outcome`."""
 
-    def __init__(
-        self, preparation: Preparation, ref: AssetRef, fetched: Job[bytes] | None = None
-    ) -> None:
-        self.ref = ref
+    def __init__(self, preparation: Preparation, asked: Asked, fetched: Job[bytes] | None) -> None:
+        self.ref = asked.ref
+        self._asked = asked
         self._preparation = preparation
         self._channel: Channel[Piece] = Channel(Piece.weigh)
         spec = preparation.spec
-        self._reading = Reading(spec, ref, self._channel, whole=not preparation.streams)
+        self._reading = Reading(spec, self.ref, self._channel, whole=not preparation.streams)
         self._late: Prepared | None = None
         self._job = preparation.decoders.submit(lambda: self._read(fetched))
 
@@ -176,9 +194,10 @@ class Incoming:
         preparation = self._preparation
         self._channel.beat()
         try:
-            if fetched is None:
-                return self._reading.run(lambda: preparation.spec.source.open(self.ref))
-            return self._reading.run(lambda: preparation.fetched(fetched))
+            with self._asked.at_hand():
+                if fetched is None:
+                    return self._reading.run(lambda: preparation.spec.source.open(self.ref))
+                return self._reading.run(lambda: preparation.fetched(fetched))
         finally:
             self._channel.close()
 
@@ -214,22 +233,28 @@ class Incoming:
 class Preparation:
     """The crews that prepare assets for a worker, shared by its units.
 
-    ``streams`` says that the encoder takes long clips in parts.
+    ``streams`` says that the encoder takes long clips in parts; ``box`` takes the notes of what is
+    at hand, if anyone could read them.
     """
 
     spec: WorkerSpec
     decoders: Crew
     fetchers: Crew | None
     streams: bool = False
+    box: BlackBox | None = None
 
-    def run(self, refs: Iterable[AssetRef]) -> Generator[Incoming, None, None]:
+    def at(self, task_id: str, start: int, stop: int) -> AbstractContextManager[None]:
+        """Note, for the time of a block, that these rows of a unit are at hand."""
+        return self.box.at(task_id, start, stop) if self.box else nullcontext()
+
+    def run(self, refs: Iterable[Asked]) -> Generator[Incoming, None, None]:
         """Yield every asset as it is being read, in order, a bounded number of them ahead."""
         ahead = 2 * self.decoders.size + 2
         fetching = self._fetch(refs, ahead=4 * self.fetchers.size if self.fetchers else ahead)
         waiting: deque[Incoming] = deque()
         try:
-            for ref, job in fetching:
-                waiting.append(Incoming(self, ref, job))
+            for asked, job in fetching:
+                waiting.append(Incoming(self, asked, job))
                 if len(waiting) >= ahead:
                     yield waiting[0]
                     waiting.popleft()
@@ -254,28 +279,28 @@ class Preparation:
             raise late(self.spec, "fetch") from error
 
     def _fetch(
-        self, refs: Iterable[AssetRef], *, ahead: int
-    ) -> Iterator[tuple[AssetRef, Job[bytes] | None]]:
+        self, refs: Iterable[Asked], *, ahead: int
+    ) -> Iterator[tuple[Asked, Job[bytes] | None]]:
         if self.fetchers is None:
-            yield from ((ref, None) for ref in refs)
+            yield from ((asked, None) for asked in refs)
             return
-        waiting: deque[tuple[AssetRef, Job[bytes] | None]] = deque()
-        for ref in refs:
+        waiting: deque[tuple[Asked, Job[bytes] | None]] = deque()
+        for asked in refs:
             # A film is read as it plays: it need not fit into memory.
-            call = None if ref.modality == "video" else self._fetch_call(ref)
-            waiting.append((ref, self.fetchers.submit(call) if call else None))
+            call = None if asked.ref.modality == "video" else self._fetch_call(asked)
+            waiting.append((asked, self.fetchers.submit(call) if call else None))
             if len(waiting) >= ahead:
                 yield waiting.popleft()
         yield from waiting
 
-    def _fetch_call(self, ref: AssetRef) -> Callable[[], bytes]:
+    def _fetch_call(self, asked: Asked) -> Callable[[], bytes]:
         # One byte more than allowed: the decoder then sees that there is too much and says so.
         limit = self.spec.limits.max_asset_bytes + 1
 
         def fetch() -> bytes:
-            if refusal(self.spec, ref) is not None:
+            if refusal(self.spec, asked.ref) is not None:
                 return b""
-            with self.spec.source.open(ref) as stream:
+            with asked.at_hand(), self.spec.source.open(asked.ref) as stream:
                 return stream.read(limit)
 
         return fetch

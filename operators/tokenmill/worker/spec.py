@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from tokenmill.decoders.base import Decoder
 from tokenmill.sources.base import Source
 from tokenmill.store import Store
 from tokenmill.tokenizers.base import Tokenizer
 from tokenmill.views.base import View
+from tokenmill_infra.cluster.tasks import Cause
 from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.errors import AssetError, Reason
 from tokenmill_schemas.job import ClusterConfig, LimitsConfig, ShardsConfig
 from tokenmill_schemas.plan import Unit
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Everything that turns units into shards. ``gpus`` above 0 puts the encoder on ``cuda``."""
+    """Everything that turns units into shards. ``gpus`` above 0 puts the encoder on ``cuda``.
+
+    ``storage`` are the job's options for remote storages, by their kind.
+    """
 
     source: Source
     decoder: Decoder
@@ -28,6 +35,7 @@ class WorkerSpec:
     limits: LimitsConfig
     cluster: ClusterConfig
     gpus: float = 0.0
+    storage: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -35,12 +43,31 @@ class WorkerSpec:
         return self.limits.batch_size or self.tokenizer.resources.batch_size
 
 
+_ENDS: dict[Cause, tuple[Reason, str]] = {
+    "died": (Reason.KILLED_WORKER, "killed its worker process, alone and repeatedly"),
+    "frozen": (
+        Reason.DEADLINE,
+        "stopped its worker process, alone and repeatedly, for longer than "
+        "limits.asset_deadline_s = {limits.asset_deadline_s:g} s",
+    ),
+    "memory": (
+        Reason.TOO_MUCH_MEMORY,
+        "its worker process was ended for want of memory, alone and repeatedly",
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A row of a unit that kills its worker, and what is to be said of it."""
+    """A row of a unit that ends its worker, and by what."""
 
     row: int
-    error: str
+    cause: Cause
+
+    def error(self, limits: LimitsConfig) -> AssetError:
+        """Return what is to be said of it; never what differs from one death to the next."""
+        reason, text = _ENDS[self.cause]
+        return AssetError(reason, text.format(limits=limits), stage="decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +96,6 @@ class UnitTask:
         """Return the trial of the rows ``start`` to ``stop``."""
         return UnitTask(self.unit, self.poison, (start, stop))
 
-    def without(self, row: int, error: str) -> UnitTask:
+    def without(self, row: int, cause: Cause) -> UnitTask:
         """Return this task with one more poison row."""
-        return UnitTask(self.unit, (*self.poison, Poison(row, error)))
+        return UnitTask(self.unit, (*self.poison, Poison(row, cause)))

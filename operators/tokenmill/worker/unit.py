@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from tokenmill.worker.batching import Batch, Batcher
 from tokenmill.worker.control import control_view
 from tokenmill.worker.device import Device, Encoded, LongClip
 from tokenmill.worker.pieces import Piece
-from tokenmill.worker.prepare import Incoming, Preparation, rejection
+from tokenmill.worker.prepare import Asked, At, Incoming, Preparation, rejection
 from tokenmill.worker.publish import Written, write_shard
 from tokenmill.worker.rows import Place, Rows, count_tokens
 from tokenmill.worker.spec import UnitTask, WorkerSpec
@@ -40,6 +41,7 @@ class UnitRun:
     rows: Rows
     device: Device
     batcher: Batcher
+    at: At
     rejects: dict[int, Reject] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queued: deque[tuple[Batch, Future[Encoded]]] = field(default_factory=deque)
@@ -65,10 +67,12 @@ def run_unit(
         TokenmillError: nothing of the unit could be encoded, nor can anything else.
     """
     batcher = Batcher(spec.batch_size, spec.limits.batch_bytes)
-    run = UnitRun(spec, task, Rows(spec.layout), device, batcher)
+    at = functools.partial(preparation.at, task.task_id)
+    run = UnitRun(spec, task, Rows(spec.layout), device, batcher, at)
     run.refs = _read_refs(spec, task, run)
     numbers = [row for row in _window(task, len(run.refs)) if row not in run.rejects]
-    with closing(preparation.run(run.refs[row] for row in numbers)) as assets:
+    asked = (Asked(run.refs[row], row, at) for row in numbers)
+    with closing(preparation.run(asked)) as assets:
         for row, asset in zip(numbers, assets, strict=True):
             _take(run, row, asset)
     for batch in batcher.rest():
@@ -106,8 +110,7 @@ def _read_refs(spec: WorkerSpec, task: UnitTask, run: UnitRun) -> list[AssetRef]
     table = read_unit(spec.store.storage, task.unit)
     refs = [ref for batch in table.to_batches() for ref in refs_of(batch)]
     for poison in task.poison:
-        error = AssetError(Reason.KILLED_WORKER, poison.error, stage="decode")
-        run.rejects[poison.row] = rejection(refs[poison.row], error)
+        run.rejects[poison.row] = rejection(refs[poison.row], poison.error(spec.limits))
     run.spend({"fetch": time.perf_counter() - start})
     return refs
 
@@ -140,16 +143,19 @@ def _take(run: UnitRun, row: int, asset: Incoming) -> None:
 def _stream(run: UnitRun, place: Place, piece: Piece, *, clip: LongClip | None) -> LongClip | None:
     """Hand a part of a long clip to the device; at its end wait for its tokens like for a batch."""
     clip = clip or LongClip()
+    note = run.at(place[0], place[0] + 1)
     if piece.data is not None:
-        _queue(run, Batch((), ()), run.device.push(clip, piece.data))
+        _queue(run, Batch((), ()), run.device.push(clip, piece.data, note=note))
         return clip
     run.clips[place] = clip
-    _queue(run, Batch((place,), ()), run.device.finish(clip))
+    _queue(run, Batch((place,), ()), run.device.finish(clip, note=note))
     return None
 
 
 def _submit(run: UnitRun, batch: Batch) -> None:
-    _queue(run, batch, run.device.submit(batch.views))
+    rows = [row for row, _ in batch.places]
+    note = run.at(min(rows), max(rows) + 1)
+    _queue(run, batch, run.device.submit(batch.views, note=note))
 
 
 def _queue(run: UnitRun, batch: Batch, future: Future[Encoded]) -> None:

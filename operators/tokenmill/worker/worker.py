@@ -9,8 +9,14 @@ from tokenmill.worker.device import Device
 from tokenmill.worker.prepare import Preparation
 from tokenmill.worker.spec import UnitTask, WorkerSpec
 from tokenmill.worker.unit import run_unit
+from tokenmill_infra.cluster.blackbox import BlackBox, Freeze
+from tokenmill_infra.storage import storage_options
 from tokenmill_schemas.job import ClusterConfig
 from tokenmill_schemas.snapshot import Receipt
+
+#: Deadlines of an asset after which a process in which nothing moves ends itself: time enough for
+#: threads that wait for each other, and for its own watch over assets that let go now and then.
+FROZEN_DEADLINES = 1.5
 
 
 class Worker:
@@ -24,15 +30,25 @@ class Worker:
         """
         self._spec = spec
         device = device_name(spec.gpus)
-        encoder = spec.tokenizer.load(device)
+        with storage_options(spec.storage):
+            encoder = spec.tokenizer.load(device)
         tune_torch(spec.cluster, device)
         self._device = Device(encoder)
         self._decoders = Crew(spec.cluster.decode_threads, "tokenmill-decode")
         fetchers = spec.cluster.fetch_threads
         self._fetchers = Crew(fetchers, "tokenmill-fetch") if fetchers else None
+        # Only what has a process of its own can be ended, and read about afterwards.
+        self._box = BlackBox() if spec.cluster.backend == "ray" else None
+        limit = FROZEN_DEADLINES * spec.limits.asset_deadline_s
+        self._freeze = Freeze(limit, self._box.path) if self._box else None
         self._preparation = Preparation(
-            spec, self._decoders, self._fetchers, streams=self._device.streams
+            spec, self._decoders, self._fetchers, streams=self._device.streams, box=self._box
         )
+
+    @property
+    def black_box(self) -> str:
+        """The path of the file that tells, after its process has died, what it was doing."""
+        return self._box.path if self._box else ""
 
     def run(self, task: UnitTask) -> Receipt | None:
         """Run one unit, or a trial of some of its rows.
@@ -40,7 +56,8 @@ class Worker:
         Raises:
             TransientError: the unit may be tried again.
         """
-        return run_unit(self._spec, task, self._preparation, self._device)
+        with storage_options(self._spec.storage):
+            return run_unit(self._spec, task, self._preparation, self._device)
 
     def close(self) -> None:
         """Free the device and let the threads go."""
@@ -48,6 +65,9 @@ class Worker:
         self._decoders.close()
         if self._fetchers is not None:
             self._fetchers.close()
+        if self._box is not None and self._freeze is not None:
+            self._freeze.close()
+            self._box.close()
 
 
 def device_name(gpus: float) -> str:

@@ -20,7 +20,7 @@ from tokenmill_infra.cluster import (
     plan_actors,
 )
 from tokenmill_infra.cluster.local import LocalBackend
-from tokenmill_infra.cluster.tasks import Event, Lost, Ready, Task
+from tokenmill_infra.cluster.tasks import Cause, Event, Lost, PostMortem, Ready, Task
 from tokenmill_schemas.errors import CheckpointError, TransientError
 from tokenmill_schemas.job import ClusterConfig
 from tokenmill_schemas.resources import Resources
@@ -37,7 +37,7 @@ class Word:
     def trial(self, start: int, stop: int) -> Word:
         raise NotImplementedError
 
-    def without(self, row: int, error: str) -> Word:
+    def without(self, row: int, cause: Cause) -> Word:
         raise NotImplementedError
 
 
@@ -75,6 +75,12 @@ class Stillborn:
     def wait(self, timeout_s: float) -> list[Event]:
         events, self.events = self.events, []
         return events
+
+    def post_mortem(self, actor: int) -> PostMortem:
+        return PostMortem()
+
+    def shortage(self) -> dict[str, str] | None:
+        return None
 
     def kill(self, actor: int) -> None: ...
 

@@ -232,7 +232,7 @@ def test_poison_rows_are_left_out_and_recorded(noise_job: JobOf, tmp_path: Path)
         worker.run(task)
     assert worker.run(task.trial(0, 2)) is None
     assert not list(assembly.store.storage.list("data"))
-    receipt = worker.run(task.without(2, "killed its worker process").without(0, "that too"))
+    receipt = worker.run(task.without(2, "died").without(0, "died"))
     assert receipt is not None
     assert reasons([receipt]) == dict.fromkeys(
         ("picture-0000", "picture-0002"), ("killed_worker", "decode")
@@ -274,7 +274,7 @@ def test_tokens_of_another_kind_lose_against_the_first_receipt(
     assembly, (task, *_) = planned(noise_job(), tmp_path)
     worker = Worker(assembly.worker_spec(0.0))
     first = worker.run(task)
-    assert worker.run(task.without(1, "another outcome")) == first
+    assert worker.run(task.without(1, "died")) == first
     worker.close()
     assert first is not None
     assert [e.path for e in assembly.store.storage.list("data")] == [first.path]
