@@ -18,8 +18,9 @@ from tokenmill.tokenizers.base import Tokenizer
 from tokenmill.views import open_view
 from tokenmill.views.base import View, ViewShape
 from tokenmill.worker.spec import WorkerSpec
+from tokenmill_infra.storage import storage_options
 from tokenmill_schemas.arrow import ShardLayout
-from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.errors import JobError, SnapshotNotFoundError
 from tokenmill_schemas.job import Job, OperatorConfig, resolve_paths
 
 #: Raised when the meaning of a fingerprint's parts changes.
@@ -51,6 +52,7 @@ class Assembly:
             limits=self.job.limits,
             cluster=self.job.cluster,
             gpus=gpus,
+            storage=self.job.storage,
         )
 
 
@@ -61,6 +63,11 @@ def assemble(job: Job) -> Assembly:
         JobError: an operator's kind, keys or values are wrong, or two of them do not fit together.
     """
     job = resolve_paths(job)
+    with storage_options(job.storage):
+        return _assemble(job)
+
+
+def _assemble(job: Job) -> Assembly:
     source = cast("Source", _open("tokenmill.sources", job.source, "source"))
     tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
     view = _open_view(job, tokenizer)
@@ -74,9 +81,20 @@ def assemble(job: Job) -> Assembly:
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
     parts = _fingerprint_parts(decoder, view, tokenizer) | {"spec": spec.to_json()}
-    store = Store.of(job.store.uri, job.store.options)
+    store = _open_store(job)
     identity = Identity(spec, parts, layout, job.shards.format)
     return Assembly(job, source, decoder, view, tokenizer, store, identity)
+
+
+def _open_store(job: Job) -> Store:
+    store = Store.of(job.store.uri, job.store.options)
+    try:
+        return store if job.store.branch == store.branch else store.on(job.store.branch)
+    except SnapshotNotFoundError as error:
+        raise JobError(
+            f"the store has no branch {job.store.branch!r}: `tokenmill branch` begins one",
+            path="store.branch",
+        ) from error
 
 
 def _open(package: str, config: OperatorConfig, path: str) -> Any:

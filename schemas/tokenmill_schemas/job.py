@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenmill_schemas.cron import check_cron, check_timezone
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.secrets import ALIASES, check_options, check_urls
 from tokenmill_schemas.strict import build
 
 
@@ -47,11 +49,15 @@ class ShardsConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Where the tokens go; ``options`` are fsspec's (endpoint_url, ...), without secrets."""
+    """Where the tokens go; ``options`` are fsspec's (endpoint_url, ...), without secrets.
+
+    ``branch`` gets the new versions; any but the main one must have been begun before.
+    """
 
     uri: str
     options: dict[str, Any] = field(default_factory=dict)
     message: str = ""
+    branch: str = "main"
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -104,8 +110,8 @@ class LimitsConfig:
     ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
     what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
     from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
-    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how much
-    decoding and viewing may make an actor grow before the asset is given up; 0 sets no limit.
+    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is how much
+    decoding and viewing may let an actor grow before the asset is given up; 0 sets no limit.
     """
 
     max_asset_bytes: int = 512 * 2**20
@@ -160,6 +166,12 @@ class ScheduleConfig:
     cron: str = ""
     timezone: str = "UTC"
 
+    def __post_init__(self) -> None:
+        if self.cron:
+            check_cron(self.cron)
+        if self.timezone != "UTC":  # which needs no database of zones
+            check_timezone(self.timezone)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -182,6 +194,29 @@ class Job:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     storage: dict[str, Any] = field(default_factory=dict)
     base: str = ""
+
+    def __post_init__(self) -> None:
+        for name in (*OPERATORS, "store"):
+            section = getattr(self, name)
+            options = section.options if section is not None else {}
+            check_urls(options, path=name)
+            # Of the operators only sources take options of a storage, in a table of this name.
+            table = options if name == "store" else options.get("options")
+            if isinstance(table, Mapping):
+                check_options(table, path=f"{name}.options")
+        check_urls(self.store.uri, path="store.uri")
+        _check_storage(self.storage)
+
+
+def _check_storage(storage: Mapping[str, Any]) -> None:
+    for scheme, options in storage.items():
+        path = f"storage.{scheme}"
+        if not isinstance(options, Mapping):
+            raise JobError("must be a table of fsspec options", path=path)
+        if scheme in ALIASES:
+            raise JobError(f"call it storage.{ALIASES[scheme]}", path=path)
+        check_options(options, path=path, scheme=scheme)
+        check_urls(options, path=path)
 
 
 OPERATORS = ("source", "view", "tokenizer", "decoder")

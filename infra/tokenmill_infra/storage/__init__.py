@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenmill_infra.storage.local import LocalStorage
+from tokenmill_infra.storage.options import carried, storage_options
 from tokenmill_infra.storage.paths import local_root
 from tokenmill_infra.storage.probe import probe, probe_folder
 from tokenmill_infra.storage.ranges import open_ranges
@@ -13,13 +14,24 @@ from tokenmill_infra.storage.scratch import scratch
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.errors import JobError
 
-__all__ = ["Entry", "Storage", "open_ranges", "open_storage", "probe", "probe_folder", "scratch"]
+__all__ = [
+    "Entry",
+    "Storage",
+    "carried",
+    "open_ranges",
+    "open_storage",
+    "probe",
+    "probe_folder",
+    "scratch",
+    "storage_options",
+]
 
 
 def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> Storage:
     """Return the storage rooted at ``uri``: a local folder or any fsspec URL (``s3://...``).
 
-    ``options`` are fsspec's for that filesystem. Credentials belong into the environment.
+    ``options`` are fsspec's for that filesystem, over those of the context (`storage_options`).
+    Credentials belong into the environment.
 
     Raises:
         JobError: options were given for a local folder, or the URL's filesystem is not installed.

@@ -13,11 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tokenmill_infra.storage.options import options_for
 from tokenmill_infra.storage.paths import checked, without_credentials
 from tokenmill_infra.storage.remote import connect, path_of
-from tokenmill_infra.storage.retry import Retry, is_denied, is_lost_race
+from tokenmill_infra.storage.retry import Retry, code_of, is_denied, is_lost_race
 from tokenmill_infra.storage.storage import Entry
-from tokenmill_schemas.errors import StoreError
+from tokenmill_infra.storage.transfer import Transfer, list_below
+from tokenmill_schemas.errors import StoreError, TransientError
+from tokenmill_schemas.secrets import environment_of, scheme_of
 
 T = TypeVar("T")
 
@@ -45,9 +48,9 @@ class ObjectStorage:
         """
         if stop is not None and stop <= start:
             return b""
-        key, fs = self._key(path), self._fs
-        limits = {} if start == 0 and stop is None else {"start": start, "end": stop}
-        return bytes(self._call(lambda: fs.cat_file(key, **limits), f"reading {path}"))
+        transfer = self._transfer(path, "reading")
+        whole = start == 0 and stop is None
+        return self._told(transfer.read if whole else lambda: transfer.read_range(start, stop))
 
     def create(self, path: str, data: bytes) -> None:
         """Create an object that must not exist yet.
@@ -60,9 +63,10 @@ class ObjectStorage:
         """
         if not data:
             raise ValueError(f"{path}: an object store cannot create an empty file exclusively")
-        key, fs = self._key(path), self._fs
+        transfer = self._transfer(path, "creating")
+        put = lambda: transfer.fs.pipe_file(transfer.key, data, mode="create")  # noqa: E731
         try:
-            self._call(lambda: fs.pipe_file(key, data, mode="create"), f"creating {path}")
+            self._told(lambda: transfer.call(put))
         except OSError as error:
             if not is_lost_race(error):
                 raise
@@ -79,17 +83,18 @@ class ObjectStorage:
             TransientError: the storage failed after its retries.
             StoreError: access was denied.
         """
-        key, fs, size = self._key(path), self._fs, local.stat().st_size
+        transfer, size = self._transfer(path, "uploading"), local.stat().st_size
         try:
             # Asked first because the condition is checked only when a long upload ends.
             if (found := self.size(path)) is None:
-                put = lambda: fs.put_file(str(local), key, mode="create")  # noqa: E731
-                self._call(put, f"uploading {path}")
+                self._told(lambda: transfer.upload(local))
                 found = size
         except OSError as error:
             if not is_lost_race(error):
                 raise
             found = self.size(path)
+            if found is None:
+                raise TransientError(f"{transfer.what}: it was there and is gone") from error
         if found != size:
             raise FileExistsError(f"{self.uri}/{path} is there, of {found} bytes, not {size}")
         local.unlink()
@@ -98,21 +103,20 @@ class ObjectStorage:
         """Yield the objects below a folder, sorted by path; none if there is no such folder."""
         fs, root = self._fs, path_of(self.address)
         folder = f"{root}/{prefix.strip('/')}".rstrip("/")
-        fs.invalidate_cache()
-        found = self._call(lambda: _find(fs, folder), f"listing {prefix}")
-        for name in sorted(found):
-            if found[name]["type"] == "file" and name.startswith(f"{folder}/"):
-                info = found[name]
+        what = f"listing {prefix} in {self.uri}"
+        listing = lambda: list(list_below(fs, folder, retry=self.retry, what=what))  # noqa: E731
+        # Sorted here, because not every server lists in the order of whole paths.
+        for info in sorted(self._told(listing), key=lambda info: str(info["name"])):
+            name = str(info["name"])
+            if info["type"] == "file" and name.startswith(f"{folder}/"):
                 yield Entry(name[len(root) + 1 :], int(info["size"]), _modified(info))
 
     def size(self, path: str) -> int | None:
         """Return an object's size in bytes, None if there is no such object."""
-        key, fs = self._key(path), self._fs
         try:
-            info = self._call(lambda: fs.info(key), f"looking up {path}")
-        except FileNotFoundError:
+            return self._told(self._transfer(path, "looking up").size)
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        return int(info["size"]) if info["type"] == "file" else None
 
     def exists(self, path: str) -> bool:
         """Whether an object of that key is there."""
@@ -120,9 +124,9 @@ class ObjectStorage:
 
     def delete(self, path: str) -> None:
         """Delete an object; no error if it is gone."""
-        key, fs = self._key(path), self._fs
+        transfer = self._transfer(path, "deleting")
         try:
-            self._call(lambda: fs.rm_file(key), f"deleting {path}")
+            self._told(lambda: transfer.call(lambda: transfer.fs.rm_file(transfer.key)))
         except FileNotFoundError:
             return
 
@@ -135,8 +139,9 @@ class ObjectStorage:
     def _fs(self) -> Any:
         return connect(self.address, self.options)
 
-    def _key(self, path: str) -> str:
-        return f"{path_of(self.address)}/{checked(path)}"
+    def _transfer(self, path: str, doing: str) -> Transfer:
+        key = f"{path_of(self.address)}/{checked(path)}"
+        return Transfer(self._fs, key, self.retry, f"{doing} {path} in {self.uri}")
 
     def _bytes_of(self, path: str) -> bytes | None:
         try:
@@ -144,25 +149,19 @@ class ObjectStorage:
         except FileNotFoundError:
             return None
 
-    def _call(self, function: Callable[[], T], what: str) -> T:
+    def _told(self, request: Callable[[], T]) -> T:
+        """Make a request; that it was denied is said without a client's own text."""
         try:
-            return self.retry.call(function, what=f"{what} in {self.uri}")
+            return request()
         except Exception as error:
             if not is_denied(error):
                 raise
+            kind = code_of(error) or type(error).__name__
             raise StoreError(
-                f"{what}: access denied ({type(error).__name__}); check the credentials in the "
-                "environment and what they allow",
+                f"access denied ({kind}); check {environment_of(scheme_of(self.address))} in the "
+                "environment, what they allow, and this machine's clock",
                 uri=self.uri,
             ) from error
-
-
-def _find(fs: Any, folder: str) -> dict[str, dict[str, Any]]:
-    try:
-        found: dict[str, dict[str, Any]] = fs.find(folder, detail=True)
-    except FileNotFoundError:
-        return {}
-    return found
 
 
 def open_objects(uri: str, options: Mapping[str, Any]) -> ObjectStorage:
@@ -172,7 +171,7 @@ def open_objects(uri: str, options: Mapping[str, Any]) -> ObjectStorage:
         JobError: the URL's filesystem is not installed or an option is wrong.
     """
     address = uri if uri.endswith("://") else uri.rstrip("/")
-    storage = ObjectStorage(address, dict(options))
+    storage = ObjectStorage(address, options_for(address, options))
     connect(storage.address, storage.options)
     return storage
 

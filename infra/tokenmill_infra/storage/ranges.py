@@ -1,27 +1,28 @@
-"""A stored file as a seekable stream of range reads, for readers of a footer and some parts."""
+"""A remote file as a seekable stream of range reads, for readers of a footer and some parts."""
 
 from __future__ import annotations
 
 import io
 import os
-from typing import BinaryIO, cast
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, cast
 
+from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_infra.storage.remote import connect, path_of
+from tokenmill_infra.storage.retry import Retry
 from tokenmill_infra.storage.storage import Storage
+from tokenmill_infra.storage.transfer import Transfer
+
+#: What a stream over a URL reads ahead.
+BLOCK_BYTES = 8 * 2**20
 
 
 class RangeFile(io.RawIOBase):
     """Reads ranges of one file; every read is one request, so ask for large pieces."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
-        """Look up the file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        size = storage.size(path)
-        if size is None:
-            raise FileNotFoundError(f"{storage.uri}/{path}")
-        self._storage, self._path, self._size = storage, path, size
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        """Take the function that returns the bytes from a start to a stop, and the file's size."""
+        self._read, self._size = read, size
         self._position = 0
 
     def readable(self) -> bool:
@@ -46,7 +47,7 @@ class RangeFile(io.RawIOBase):
         """Fill ``buffer`` from the position on; returns how many bytes there were."""
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
         stop = min(self._position + len(view), self._size)
-        data = self._storage.read(self._path, self._position, stop) if view else b""
+        data = self._read(self._position, stop) if self._position < stop else b""
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -59,4 +60,25 @@ def open_ranges(storage: Storage, path: str) -> BinaryIO:
         FileNotFoundError: there is no such file.
     """
     local = storage.local(path)
-    return local.open("rb") if local is not None else cast("BinaryIO", RangeFile(storage, path))
+    if local is not None:
+        return local.open("rb")
+    size = storage.size(path)
+    if size is None:
+        raise FileNotFoundError(f"{storage.uri}/{path}")
+    return cast("BinaryIO", RangeFile(lambda start, stop: storage.read(path, start, stop), size))
+
+
+def open_remote(uri: str, options: Mapping[str, Any], *, retry: Retry | None = None) -> BinaryIO:
+    """Open the file at a URL for reading, seekable, some megabytes ahead.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TransientError: the storage failed after its retries.
+    """
+    what = f"reading {without_credentials(uri)}"
+    transfer = Transfer(connect(uri, options), path_of(uri), retry or Retry(), what)
+    if not transfer.in_parts:
+        opened = transfer.call(lambda: transfer.fs.open(transfer.key, "rb"))
+        return cast("BinaryIO", opened)
+    stream = RangeFile(transfer.read_range, transfer.size())
+    return cast("BinaryIO", io.BufferedReader(stream, BLOCK_BYTES))

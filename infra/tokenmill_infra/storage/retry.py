@@ -1,4 +1,6 @@
-"""The one retry policy for remote storage.
+"""The one retry policy for remote storage: a request of ours is one try of the client's.
+
+s3fs and botocore retry too, five times each by themselves; `remote` and `options` turn that off.
 
 Waits grow exponentially with full jitter (Marc Brooker, "Exponential Backoff And Jitter", AWS
 Architecture Blog, 2015), so that many actors that failed together do not come back together.
@@ -81,7 +83,7 @@ class Retry:
                 wait = next(waits, None)
                 if wait is None:
                     # The kind only: a client's message may quote the request, keys and all.
-                    kind = f"{type(error).__name__}{_code(error) and f' ({_code(error)})'}"
+                    kind = f"{type(error).__name__}{code_of(error) and f' ({code_of(error)})'}"
                     raise TransientError(
                         f"{what} failed {tries} times in {self.deadline_s:g} s, at last with {kind}"
                     ) from error
@@ -111,7 +113,8 @@ def response_of(error: BaseException) -> tuple[int, str]:
     return (status if isinstance(status, int) else 0), ""
 
 
-def _code(error: BaseException) -> str:
+def code_of(error: BaseException) -> str:
+    """Return the service's error code that an error or one of its causes carries, "" if none."""
     return next((code for e in chain(error) if (code := response_of(e)[1])), "")
 
 

@@ -7,18 +7,19 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from tokenmill.sources.places import local_path
 from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_infra.storage.ranges import open_remote
 from tokenmill_infra.storage.remote import connect, path_of
-from tokenmill_infra.storage.retry import Retry, is_denied
+from tokenmill_infra.storage.retry import Retry, code_of, is_denied
+from tokenmill_infra.storage.transfer import Transfer
 from tokenmill_schemas.asset import AssetRef
 from tokenmill_schemas.errors import AssetError, Reason
 
-#: Remote objects up to this size are fetched whole, in one request; larger ones in blocks.
+#: Remote objects up to this size are fetched whole, in one stroke; larger ones as they are read.
 WHOLE_BYTES = 64 * 2**20
-BLOCK_BYTES = 8 * 2**20
 
 
 def failure(ref: AssetRef, reason: Reason, message: str) -> AssetError:
@@ -39,13 +40,15 @@ def as_asset_errors(ref: AssetRef) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise failure(ref, Reason.NOT_FOUND, "is not there any more") from error
-    except (OSError, ValueError) as error:
-        text = f"cannot be read: {type(error).__name__}: {error}"
-        raise failure(ref, Reason.UNREADABLE, text) from error
     except Exception as error:
-        if not is_denied(error):
+        if is_denied(error):
+            # Without the client's own text, which may quote the request.
+            text = f"access denied ({code_of(error) or type(error).__name__})"
+        elif isinstance(error, OSError | ValueError):
+            text = f"cannot be read: {type(error).__name__}: {error}"
+        else:
             raise
-        raise failure(ref, Reason.UNREADABLE, f"access denied: {type(error).__name__}") from error
+        raise failure(ref, Reason.UNREADABLE, text) from error
 
 
 def open_asset(ref: AssetRef, options: Mapping[str, Any]) -> BinaryIO:
@@ -86,14 +89,16 @@ def _check_size(ref: AssetRef, size: int) -> None:
 
 
 def _open_remote(ref: AssetRef, options: Mapping[str, Any]) -> BinaryIO:
-    fs, key = connect(ref.uri, options), path_of(ref.uri)
-    what = f"fetching {without_credentials(ref.uri)}"
     if ref.size_bytes > WHOLE_BYTES:
-        opened = Retry().call(lambda: fs.open(key, "rb", block_size=BLOCK_BYTES), what=what)
-        return cast("BinaryIO", opened)
-    data = Retry().call(lambda: fs.cat_file(key), what=what)
+        return open_remote(ref.uri, options)
+    data = _transfer(ref, options).read()
     _check_size(ref, len(data))
     return io.BytesIO(data)
+
+
+def _transfer(ref: AssetRef, options: Mapping[str, Any]) -> Transfer:
+    what = f"fetching {without_credentials(ref.uri)}"
+    return Transfer(connect(ref.uri, options), path_of(ref.uri), Retry(), what)
 
 
 def _open_range(ref: AssetRef, path: str | None, options: Mapping[str, Any]) -> BinaryIO:
@@ -103,9 +108,7 @@ def _open_range(ref: AssetRef, path: str | None, options: Mapping[str, Any]) -> 
             file.seek(start)
             data = file.read(stop - start)
     else:
-        fs, key = connect(ref.uri, options), path_of(ref.uri)
-        what = f"fetching {without_credentials(ref.uri)}"
-        data = Retry().call(lambda: fs.cat_file(key, start=start, end=stop), what=what)
+        data = _transfer(ref, options).read_range(start, stop) if stop > start else b""
     if len(data) != stop - start:
         raise failure(ref, Reason.TRUNCATED, f"{ref.locator} ends behind the file")
     return io.BytesIO(data)

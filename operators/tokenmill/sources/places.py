@@ -6,14 +6,17 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote_to_bytes
 
 from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_infra.storage.ranges import open_remote
 from tokenmill_infra.storage.remote import connect, path_of
-from tokenmill_infra.storage.retry import Retry
+from tokenmill_infra.storage.retry import Retry, code_of, is_denied
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.secrets import environment_of, scheme_of
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -95,8 +98,9 @@ def _glob(url: str, options: Mapping[str, Any]) -> list[str]:
     path = local_path(url)
     if path is not None:
         return sorted(fsspec.filesystem("file").glob(path))
-    fs = connect(url, options)
-    found = Retry().call(lambda: fs.glob(path_of(url)), what=f"listing {without_credentials(url)}")
+    fs, what = connect(url, options), f"listing {without_credentials(url)}"
+    with as_job_errors(url):
+        found = Retry().call(lambda: fs.glob(path_of(url)), what=what)
     return sorted(fs.unstrip_protocol(name) for name in found)
 
 
@@ -132,42 +136,54 @@ def size_and_version(url: str, options: Mapping[str, Any]) -> tuple[int, str]:
     """Return the size in bytes and the version of a file that must be there.
 
     Raises:
-        JobError: there is no such file.
+        JobError: there is no such file, or it may not be read.
     """
     path = local_path(url)
-    try:
+    with as_job_errors(url):
         if path is not None:
             stat = os.stat(path)  # noqa: PTH116 - paths are strings here: a million of them
             return stat.st_size, stat_version(stat)
-        fs = connect(url, options)
-        info = Retry().call(lambda: fs.info(path_of(url)), what=f"reading {url}")
+        fs, shown = connect(url, options), without_credentials(url)
+        info = Retry().call(lambda: fs.info(path_of(url)), what=f"reading {shown}")
         return int(info["size"] or -1), info_version(info)
-    except OSError as error:
-        shown = without_credentials(url)
-        raise JobError(f"cannot read {shown}: {error}", path="source.urls") from error
 
 
 def open_file(url: str, options: Mapping[str, Any], *, compression: str | None = None) -> BinaryIO:
     """Open a listing or an archive for reading; ``compression`` "infer" goes by its suffix.
 
     Raises:
-        JobError: there is no such file.
+        JobError: there is no such file, or it may not be read.
     """
-    import fsspec
+    from fsspec.compression import compr
+    from fsspec.core import get_compression
 
     path = local_path(url)
+    with as_job_errors(url):
+        stream = open(path, "rb") if path is not None else open_remote(url, options)  # noqa: PTH123, SIM115
+        kind = get_compression(url, compression)
+        return stream if kind is None else cast("BinaryIO", compr[kind](stream, mode="r"))
+
+
+@contextmanager
+def as_job_errors(url: str) -> Iterator[None]:
+    """Turn what storage raises about a place that a job names into a JobError.
+
+    Raises:
+        JobError: it is not there, or may not be or cannot be read.
+    """
+    shown = without_credentials(url)
     try:
-        if path is not None:
-            opened = fsspec.open(path, "rb", compression=compression).open()
-        else:
-            fs, key = connect(url, options), path_of(url)
-            opened = Retry().call(
-                lambda: fs.open(key, "rb", compression=compression), what=f"opening {url}"
-            )
+        yield
     except FileNotFoundError as error:
-        text = f"there is nothing at {without_credentials(url)}"
+        raise JobError(f"there is nothing at {shown}", path="source.urls") from error
+    except Exception as error:
+        if is_denied(error):
+            kind = code_of(error) or type(error).__name__
+            text = f"access to {shown} was denied ({kind})"
+            advice = f"check {environment_of(scheme_of(url))} in the environment"
+            text += f"; {advice}" if local_path(url) is None else ""
+        elif isinstance(error, OSError):
+            text = f"cannot read {shown}: {error}"
+        else:
+            raise
         raise JobError(text, path="source.urls") from error
-    except OSError as error:
-        shown = without_credentials(url)
-        raise JobError(f"cannot read {shown}: {error}", path="source.urls") from error
-    return cast("BinaryIO", opened)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import EXTENSIONS, Modality, listing_schema, modality_of
+from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.secrets import CREDENTIALS_IN_URL, environment_of, scheme_of
 
 T = TypeVar("T")
 BATCH_ROWS = 8192
@@ -39,14 +43,33 @@ def batch_of(
     modalities: list[Modality],
     schema: pa.Schema,
 ) -> pa.RecordBatch:
-    """Return the listing batch of ``rows``; ``companions`` are the columns of ``schema``."""
+    """Return the listing batch of ``rows``; ``companions`` are the columns of ``schema``.
+
+    Raises:
+        JobError: a uri has credentials in it, which every reader of the store would see.
+    """
     keys, uris, locators, sizes, versions = zip(*rows, strict=True)
+    places = pa.array(uris, pa.string())
+    _check_uris(keys, places)
     core = [
         pa.array(keys, pa.string()),
-        pa.array(uris, pa.string()),
+        places,
         pa.array(locators, pa.string()),
         pa.array(modalities, pa.string()),
         pa.array(sizes, pa.int64()),
         pa.array(versions, pa.string()),
     ]
     return pa.RecordBatch.from_arrays([*core, *companions], schema=listing_schema(schema))
+
+
+def _check_uris(keys: Sequence[str], uris: pa.Array) -> None:
+    bad = pc.match_substring_regex(uris, CREDENTIALS_IN_URL)
+    first = pc.index(bad, True).as_py()
+    if first >= 0:
+        scheme = scheme_of(uris[first].as_py())
+        raise JobError(
+            f"the uri of {without_credentials(keys[first])!r} has a password in it or is signed, "
+            "and listings are kept in the store: list plain URLs, and set "
+            f"{environment_of(scheme)} in the environment",
+            path="source.urls",
+        )

@@ -7,11 +7,12 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenmill.sources.places import info_version, local_uri, printable, stat_version
+from tokenmill.sources.places import as_job_errors, info_version, local_uri, printable, stat_version
 from tokenmill.sources.rows import Row
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_infra.storage.remote import connect, path_of
 from tokenmill_infra.storage.retry import Retry
+from tokenmill_infra.storage.transfer import list_folder
 from tokenmill_schemas.errors import JobError
 
 Place = tuple[int, int]
@@ -92,15 +93,12 @@ def walk_remote(url: str, options: Mapping[str, Any], suffixes: tuple[str, ...])
         TransientError: the storage failed after its retries.
     """
     fs, root = connect(url, options), path_of(url)
-    try:
+    with as_job_errors(url):
         info = Retry().call(lambda: fs.info(root), what=f"listing {without_credentials(url)}")
-    except FileNotFoundError as error:
-        shown = without_credentials(url)
-        raise JobError(f"there is nothing at {shown}", path="source.urls") from error
-    if info["type"] == "file":
-        yield _remote_row(fs, info, root.rpartition("/")[2])
-        return
-    yield from _remote_folder(fs, root, "", suffixes)
+        if info["type"] == "file":
+            yield _remote_row(fs, info, root.rpartition("/")[2])
+            return
+        yield from _remote_folder(fs, root, "", suffixes)
 
 
 def _remote_row(fs: Any, info: Mapping[str, Any], key: str) -> Row:
@@ -109,9 +107,8 @@ def _remote_row(fs: Any, info: Mapping[str, Any], key: str) -> Row:
 
 
 def _remote_folder(fs: Any, folder: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[Row]:
-    found = Retry().call(lambda: fs.ls(folder, detail=True), what=f"listing {folder}")
     named = []
-    for info in found:
+    for info in list_folder(fs, folder, retry=Retry(), what=f"listing {folder}"):
         name = str(info["name"]).rstrip("/").rpartition("/")[2]
         is_folder = info["type"] == "directory"
         # Some stores list a folder's own marker object in it.

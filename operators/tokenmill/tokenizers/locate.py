@@ -17,8 +17,13 @@ from pathlib import Path
 
 import fsspec
 
+from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_infra.storage.remote import connect, path_of
+from tokenmill_infra.storage.retry import Retry, code_of, is_denied
+from tokenmill_infra.storage.transfer import Transfer
 from tokenmill_schemas.canonical import digest_bytes
-from tokenmill_schemas.errors import CheckpointError, TransientError
+from tokenmill_schemas.errors import CheckpointError, JobError, TransientError
+from tokenmill_schemas.secrets import environment_of, scheme_of
 
 RANDOM = "random:"
 INDEX = ".index.json"
@@ -26,6 +31,9 @@ _HF = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?/(?P<file>
 _CHUNK_BYTES = 8 * 2**20
 #: The key of a job that every error here is about.
 PATH = "tokenizer.checkpoint"
+
+#: For all of them; tests replace it.
+RETRY = Retry()
 
 
 class UnreachableError(CheckpointError):
@@ -174,30 +182,46 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def _from_url(name: str) -> Path:
-    path: str
+    shown = without_credentials(name)
     try:
-        filesystem, path = fsspec.core.url_to_fs(name)
+        transfer = _transfer(name)
         # The key holds the remote file's version, so that a replaced file is fetched anew.
-        key = hashlib.sha256(f"{name} {filesystem.ukey(path)}".encode()).hexdigest()
-        target = cache_folder() / key[:32] / path.rpartition("/")[2]
+        version = transfer.call(lambda: transfer.fs.ukey(transfer.key))
+        key = hashlib.sha256(f"{name} {version}".encode()).hexdigest()
+        target = cache_folder() / key[:32] / transfer.key.rpartition("/")[2]
         if not target.is_file():
-            _download(filesystem, path, target)
+            _download(transfer, target)
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint file {name}", path=PATH) from error
-    except (ValueError, ImportError) as error:
-        raise CheckpointError(f"{name} cannot be opened: {error}", path=PATH) from error
-    except OSError as error:
-        raise TransientError(f"{name} could not be fetched: {error}") from error
+        raise CheckpointError(f"there is no checkpoint file {shown}", path=PATH) from error
+    except (JobError, ValueError, ImportError) as error:
+        raise CheckpointError(f"{shown} cannot be opened: {error}", path=PATH) from error
+    except Exception as error:
+        if is_denied(error):
+            kind = code_of(error) or type(error).__name__
+            advice = f"check {environment_of(scheme_of(name))} in the environment"
+            text = f"access to {shown} was denied ({kind}); {advice}"
+            raise CheckpointError(text, path=PATH) from error
+        if isinstance(error, OSError):
+            raise TransientError(f"{shown} could not be fetched: {error}") from error
+        raise
     return target
 
 
-def _download(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:
+def _transfer(name: str) -> Transfer:
+    what = f"fetching {without_credentials(name)}"
+    if "::" in name:  # one filesystem inside another, such as a file of a remote zip
+        filesystem, path = fsspec.core.url_to_fs(name)
+        return Transfer(filesystem, path, RETRY, what)
+    return Transfer(connect(name, {}), path_of(name), RETRY, what)
+
+
+def _download(transfer: Transfer, target: Path) -> None:
     """Fetch to a name of our own, then rename: another process never sees half a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
     os.close(handle)
     try:
-        filesystem.get_file(path, partial)
+        transfer.download(Path(partial))
         Path(partial).replace(target)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from tokenmill_infra.storage import carried
+
 T = TypeVar("T")
 
 
@@ -90,7 +92,7 @@ class Crew:
         Raises:
             RuntimeError: the crew is closed; nobody would ever run the call.
         """
-        job: Job[T] = Job(call)
+        job: Job[T] = Job(carried(call))
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"the crew {self._name} is closed")

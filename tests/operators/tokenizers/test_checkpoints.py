@@ -23,6 +23,7 @@ from tokenmill.tokenizers.checkpoints import (
 from tokenmill.tokenizers.filling import picture, weight
 from tokenmill.tokenizers.locate import UnreachableError, local_file
 from tokenmill.tokenizers.pretrained import folder_weights
+from tokenmill_infra.storage.retry import Retry
 from tokenmill_schemas.errors import CheckpointError, TransientError
 
 
@@ -313,6 +314,7 @@ def test_a_broken_download_leaves_nothing_and_may_be_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", broken)
+        patch.setattr("tokenmill.tokenizers.locate.RETRY", Retry(deadline_s=0.2))
         with pytest.raises(TransientError):
             load_weights(url)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
