@@ -10,6 +10,7 @@ import typer
 
 from tokenmill_pipelines.cli import output
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
+from tokenmill_pipelines.cli.serve import serve
 
 if TYPE_CHECKING:
     from tokenmill_pipelines.run import RunResult
@@ -111,6 +112,9 @@ def plan(job: JobFile, sets: Sets = None, as_json: Json = False, debug: Debug = 
         value["spec"] = summary.spec.to_json()
         value["streams"] = [describe_stream(stream) for stream in summary.spec.streams]
         _show(value, "plan", as_json=as_json)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import configure, configured, home
 
 if TYPE_CHECKING:
+    from tokenmill_pipelines.flows.deployments import Served
     from tokenmill_pipelines.run import Run
+    from tokenmill_pipelines.serving import ServedJob
 
-__all__ = ["api", "configured", "run_flow"]
+__all__ = ["api", "configured", "run_flow", "serve_jobs"]
 
 
 def run_flow(run: Run) -> None:
@@ -28,11 +30,28 @@ def run_flow(run: Run) -> None:
         tokenize(run)
 
 
+def serve_jobs(
+    jobs: Sequence[ServedJob], *, ready: Callable[[str, Sequence[Served]], None]
+) -> None:
+    """Run jobs on their schedules until the main thread is interrupted.
+
+    ``ready`` is told the API's URL and what is served, when it is.
+
+    Raises:
+        JobError: Prefect refuses a job's schedule; nothing is served then.
+        PrefectServerError: no API is configured and no server of ours came up.
+    """
+    with api(lasting=True):
+        from tokenmill_pipelines.flows.deployments import serve
+
+        serve(jobs, lambda served: ready(os.environ["PREFECT_API_URL"], served))
+
+
 @contextlib.contextmanager
-def api() -> Iterator[None]:
+def api(*, lasting: bool = False) -> Iterator[None]:
     """Have a Prefect API inside the block: the configured one, or a quiet server for it alone.
 
-    Several runs inside one block share the server.
+    Several runs inside one block share the server. ``lasting`` asks for one that also schedules.
 
     Raises:
         PrefectServerError: no API is configured and no temporary server came up.
@@ -41,7 +60,7 @@ def api() -> Iterator[None]:
     if configured():
         yield
         return
-    with temporary_server(home()) as url:
+    with temporary_server(home(), lasting=lasting) as url:
         os.environ["PREFECT_API_URL"] = url
         try:
             yield

@@ -1,4 +1,4 @@
-"""A quiet Prefect server for one run: bound to loopback, logging to a file, ended with the run.
+"""A quiet Prefect server: bound to loopback, logging to a file, ended with the run that it is for.
 
 Prefect's own ephemeral server shares the terminal with the run and prints tracebacks when it is
 ended; this one is an ordinary server process whose output goes into the Prefect home.
@@ -34,20 +34,34 @@ NOT_NEEDED = {
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
 
+#: Of every server of ours: leases outlive it, or a slot taken at its end would stay taken.
+ALWAYS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+}
+#: Where Prefect's own servers are found.
+USUAL_PORT = 4200
+
 
 class PrefectServerError(TokenmillError):
     """The temporary Prefect server did not come up; its log says why."""
 
 
 @contextlib.contextmanager
-def temporary_server(home: Path) -> Iterator[str]:
+def temporary_server(home: Path, *, lasting: bool = False) -> Iterator[str]:
     """Run a Prefect server on a free loopback port; gives its API URL.
+
+    A ``lasting`` one has all services and the user interface, on Prefect's usual port if that is
+    free; the others have what one run needs.
 
     Raises:
         PrefectServerError: it did not answer in time.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = _free_port(USUAL_PORT if lasting else 0)
+    # The page in the browser asks there for its data; the default names the usual port.
+    extra = {"PREFECT_SERVER_UI_API_URL": _api(port)} if lasting else NOT_NEEDED
     log = home / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -55,13 +69,13 @@ def temporary_server(home: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             stdin=subprocess.PIPE,
-            env=os.environ | NOT_NEEDED | {"PREFECT_HOME": str(home)},
+            env=os.environ | ALWAYS | extra | {"PREFECT_HOME": str(home)},
             # Ctrl-C is for the run; it ends the server itself when it has reported its own end.
             start_new_session=True,
         )
     try:
-        _wait(process, f"http://127.0.0.1:{port}/api/health", log)
-        yield f"http://127.0.0.1:{port}/api"
+        _wait(process, f"{_api(port)}/health", log)
+        yield _api(port)
     finally:
         _end(process)
 
@@ -70,9 +84,19 @@ def _command(port: int) -> list[str]:
     return [sys.executable, "-m", "tokenmill_pipelines.flows.serving", str(port)]
 
 
-def _free_port() -> int:
+def _api(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+def _free_port(wanted: int = 0) -> int:
+    """Return ``wanted`` if it is free, else any free port."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        # As the server will: a port whose last connections are still closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

@@ -15,6 +15,9 @@ DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
+#: Set by ``tokenmill serve --json`` for the processes of its runs.
+JSON_LINES = "TOKENMILL_JSON_LINES"
+
 
 def home() -> Path:
     """Return ``PREFECT_HOME``, or a home of tokenmill's own in the user's state folder."""

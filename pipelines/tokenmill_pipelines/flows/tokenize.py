@@ -23,11 +23,14 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from tokenmill_infra.observe import Observer, PlainObserver
+from tokenmill_pipelines.flows.events import announce
+from tokenmill_pipelines.flows.slots import store_slot
 from tokenmill_pipelines.report import markdown_summary
 from tokenmill_pipelines.reporting import make_record
 from tokenmill_pipelines.run import Run, open_run
+from tokenmill_pipelines.serving import slot_name, store_address
 from tokenmill_pipelines.stages import STAGES, run_stage
-from tokenmill_schemas.job import job_table, parse_job
+from tokenmill_schemas.job import Job, job_table, parse_job
 
 #: Seconds between two updates of the progress artifact.
 EVERY_S = 5.0
@@ -87,11 +90,21 @@ _RUN: ContextVar[Run] = ContextVar("tokenmill_run")
 
 @flow(name="tokenize", persist_result=False)
 def tokenize_flow(job: dict[str, Any], base: str = "") -> None:
-    """Run a job: its table as in a job file, and the folder that its relative paths start from."""
-    if _RUN.get(None) is not None:
-        _run_tasks(_RUN.get())
-        return
-    with open_run(parse_job(job, base=base), PlainObserver(sys.stderr)) as run:
+    """Run a job: its table as in a job file, and the folder that its relative paths start from.
+
+    It runs at once, whoever else writes to the store; scheduled runs keep away while it does.
+    """
+    parsed = parse_job(job, base=base)
+    with store_slot(slot_name(store_address(parsed))):
+        if _RUN.get(None) is not None:
+            _run_tasks(_RUN.get())
+        else:
+            run_tasks(parsed, PlainObserver(sys.stderr))
+
+
+def run_tasks(job: Job, observer: Observer) -> None:
+    """Run a job's stages as tasks of the flow run that this is called in."""
+    with open_run(job, observer) as run:
         token = _RUN.set(run)
         try:
             _run_tasks(run)
@@ -103,6 +116,8 @@ def _run_tasks(run: Run) -> None:
     run.observer = ArtifactObserver(run.observer)
     for name, stage in STAGES:
         _stage_task(name, stage)()
+        if name == "commit":
+            announce(run)  # at once: a report that fails takes nothing back
     summary = markdown_summary(make_record(run, pictures=False))
     create_markdown_artifact(summary, key="tokenize-report")
 
