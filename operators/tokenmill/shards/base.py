@@ -24,6 +24,10 @@ class ShardWriter(Protocol):
         """Finish the file and flush it to disk."""
         ...
 
+    def discard(self) -> None:
+        """Give up and leave no file; nothing happens after `close`."""
+        ...
+
 
 class ShardReader(Protocol):
     """Reads one shard."""

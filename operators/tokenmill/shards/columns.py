@@ -23,7 +23,7 @@ from tokenmill_schemas.arrow import (
     stream_fields,
     values_per_sample,
 )
-from tokenmill_schemas.tokens import Stream
+from tokenmill_schemas.tokens import Stream, TokenSpec
 
 Array = npt.NDArray[Any]
 Tokens = Mapping[str, "list[Array] | Array"]
@@ -119,6 +119,18 @@ def fixed_rows(column: pa.Array) -> Array:
         return values.reshape(len(column), width)
     flat: Array = column.flatten().to_numpy(zero_copy_only=True)
     return flat.reshape(len(column), column.type.list_size)
+
+
+def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:
+    """Return how many positions all streams of ``batch`` have together."""
+    total = 0
+    for stream in spec.streams:
+        if stream.positions is not None:
+            total += stream.positions * batch.num_rows
+            continue
+        shapes = fixed_rows(batch.column(f"{stream.name}.shape"))
+        total += int(np.prod(shapes[:, : len(stream.axes)], axis=1, dtype=np.int64).sum())
+    return total
 
 
 def to_bfloat16(values: Array) -> npt.NDArray[np.uint16]:

@@ -1,17 +1,41 @@
-"""Some columns of a shard, read without the rest of it where its format allows that."""
+"""Stored shards: opened whole, or some columns read without the rest where the format allows."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 
 from tokenmill.shards import open_shard
+from tokenmill.shards.base import ShardReader
 from tokenmill_infra.storage import open_ranges
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
+
+
+@contextmanager
+def stored_shard(storage: Storage, path: str) -> Iterator[ShardReader]:
+    """Open a stored shard; one on an object store is fetched whole into a temporary file.
+
+    Raises:
+        CorruptShardError: it is missing or not a whole shard.
+    """
+    local = storage.local(path)
+    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+        try:
+            if local is None:
+                local = Path(folder, Path(path).name)
+                local.write_bytes(storage.read(path))
+            reader = open_shard(local)
+        except FileNotFoundError as error:
+            raise CorruptShardError(f"{path} is missing", uri=storage.uri) from error
+        try:
+            yield reader
+        finally:
+            reader.close()
 
 
 def read_columns(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
@@ -49,15 +73,7 @@ def _project(source: pa.NativeFile, names: Sequence[str]) -> pa.Table:
 
 
 def _of_any(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
-    local = storage.local(path)
-    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-        if local is None:
-            local = Path(folder, Path(path).name)
-            local.write_bytes(storage.read(path))
-        reader = open_shard(local)
-        try:
-            schema = pa.schema([reader.layout.schema.field(name) for name in names])
-            batches = [batch.select(list(names)) for batch in reader.batches()]
-            return pa.Table.from_batches(batches, schema if not batches else None)
-        finally:
-            reader.close()
+    with stored_shard(storage, path) as reader:
+        schema = pa.schema([reader.layout.schema.field(name) for name in names])
+        batches = [batch.select(list(names)) for batch in reader.batches()]
+        return pa.Table.from_batches(batches, schema if not batches else None)

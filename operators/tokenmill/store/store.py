@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tokenmill.shards import open_shard
 from tokenmill.shards.base import ShardReader
+from tokenmill.shards.select import stored_shard
 from tokenmill.store import paths
 from tokenmill.store.commit import Commit, append
 from tokenmill.store.denied import denied_assets
@@ -33,7 +31,7 @@ from tokenmill_infra.storage import open_storage
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json
-from tokenmill_schemas.errors import CorruptShardError, StoreError
+from tokenmill_schemas.errors import StoreError
 from tokenmill_schemas.snapshot import (
     REJECT_SCHEMA,
     Receipt,
@@ -225,26 +223,13 @@ class Store:
                     return shard.layout
         raise StoreError(f"snapshot {snapshot.number} has no samples", uri=self.uri)
 
-    @contextmanager
-    def shard(self, path: str) -> Iterator[ShardReader]:
+    def shard(self, path: str) -> AbstractContextManager[ShardReader]:
         """Open one shard; one on an object store is fetched whole into a temporary file.
 
         Raises:
             CorruptShardError: it is missing or not a whole shard.
         """
-        local = self.storage.local(path)
-        with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-            try:
-                if local is None:
-                    local = Path(folder, Path(path).name)
-                    local.write_bytes(self.storage.read(path))
-                reader = open_shard(local)
-            except FileNotFoundError as error:
-                raise CorruptShardError(f"{path} is missing", uri=self.uri) from error
-            try:
-                yield reader
-            finally:
-                reader.close()
+        return stored_shard(self.storage, path)
 
     def receipt(self, unit_id: str) -> Receipt | None:
         """Return a unit's receipt, None if it has none yet.

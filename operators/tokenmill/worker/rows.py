@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.shards.columns import fixed_rows, make_batch
+from tokenmill.shards.columns import count_tokens as count_tokens
+from tokenmill.shards.columns import make_batch
 from tokenmill.tokenizers.base import Tokens
 from tokenmill.worker.statistics import TokenStatistics
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.asset import AssetRef
-from tokenmill_schemas.tokens import TokenSpec
 
 Place = tuple[int, int]
 
@@ -88,15 +88,3 @@ class Rows:
             ref = self._refs[row]
             own = {"sample_id": f"{ref.key}#{view}", "asset_key": ref.key}
             yield {**ref.columns, **self._facts[row], **self._views[row, view], **own}
-
-
-def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:
-    """Return how many positions all streams of ``batch`` have together."""
-    total = 0
-    for stream in spec.streams:
-        if stream.positions is not None:
-            total += stream.positions * batch.num_rows
-            continue
-        shapes = fixed_rows(batch.column(f"{stream.name}.shape"))
-        total += int(np.prod(shapes[:, : len(stream.axes)], axis=1, dtype=np.int64).sum())
-    return total
