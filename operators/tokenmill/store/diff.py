@@ -211,7 +211,9 @@ def _dead(version: Version, paths: set[str]) -> set[tuple[str, str]]:
     table = read_tables(
         version.store.storage, version.snapshot.tombstones, TOMBSTONE_SCHEMA, ["asset_key", "path"]
     )
-    table = table.filter(pc.is_in(table.column("path"), value_set=pa.array(sorted(paths))))
+    table = table.filter(
+        pc.is_in(table.column("path"), value_set=pa.array(sorted(paths), pa.string()))
+    )
     hidden = Counter(zip(*(column.to_pylist() for column in table.columns), strict=True))
     there: Counter[tuple[str, str]] = Counter()
     for path in {path for _, path in hidden}:
