@@ -24,6 +24,8 @@ from tokenmill.store.log import Log
 from tokenmill.store.plans import listed, read_unit
 from tokenmill.store.segments import add_segments, held_units, reject_table
 from tokenmill.store.tables import append_rows, filter_rows, read_tables
+from tokenmill.store.takedown import recheck
+from tokenmill.store.takedowns import Takedowns
 from tokenmill.store.transaction import next_version, transact
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import ConflictError, SnapshotNotFoundError
@@ -86,9 +88,11 @@ def append(log: Log, commit: Commit) -> Snapshot:
         wanted = _next(log, head, fresh)
         return wanted if fresh.receipts or _differs(wanted, head) else None
 
+    looked = Takedowns(log.storage).newest()
     made = transact(log, change)
     if made is None:
         raise ConflictError("a first commit made nothing", uri=log.storage.uri)
+    recheck(log, commit.receipts, looked)
     return made
 
 

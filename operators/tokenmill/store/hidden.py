@@ -93,11 +93,14 @@ def hide(
 ) -> tuple[FileRef, ...]:
     """Return tombstones with the samples of ``found`` (as `locate` gives them) added.
 
-    Samples that are hidden already, for whatever reason, stay so for that one.
+    Samples that are hidden already, for whatever reason, stay so for that one, unless they are
+    taken down: an asset that vanished may return, one that was taken down may not.
     """
     before = tuple(refs)
+    if reason == "taken_down":
+        before = _lifted_among(storage, before, found)
     there = read_tables(storage, before, TOMBSTONE_SCHEMA, ["path", "row"])
-    fresh = found.filter(pc.invert(_among(found, there)))
+    fresh = found.filter(pc.invert(among(found, there)))
     reasons = pa.array([reason] * fresh.num_rows, pa.string())
     added = fresh.append_column(TOMBSTONE_SCHEMA.field("reason"), reasons).cast(TOMBSTONE_SCHEMA)
     return append_rows(storage, paths.TOMBSTONES, before, added)
@@ -119,7 +122,19 @@ def unhide(
     return append_rows(storage, paths.TOMBSTONES, (), table.filter(pc.invert(lifted)))
 
 
-def _among(found: pa.Table, there: pa.Table) -> pa.ChunkedArray:
+def _lifted_among(
+    storage: Storage, refs: tuple[FileRef, ...], found: pa.Table
+) -> tuple[FileRef, ...]:
+    """Return tombstones without those among ``found`` that are there for passing reasons."""
+    table = read_tables(storage, refs, TOMBSTONE_SCHEMA)
+    passing = pc.not_equal(table.column("reason"), "taken_down")
+    lifted = pc.and_(passing, among(table, found))
+    if not pc.any(lifted, min_count=0).as_py():
+        return refs
+    return append_rows(storage, paths.TOMBSTONES, (), table.filter(pc.invert(lifted)))
+
+
+def among(found: pa.Table, there: pa.Table) -> pa.ChunkedArray:
     """Whether each row's place, in ``path`` and ``row``, is one of those in ``there``."""
     return pc.is_in(_places(found), value_set=_places(there))
 

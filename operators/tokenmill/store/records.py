@@ -20,7 +20,16 @@ def read_record(storage: Storage, path: str, parse: Callable[[Any], T]) -> T:
         CorruptShardError: it is damaged: no JSON, or a key is missing or of a wrong type.
         StoreError: ``parse`` refused it.
     """
-    data = storage.read(path)
+    return parse_record(storage, path, storage.read(path), parse)
+
+
+def parse_record(storage: Storage, path: str, data: bytes, parse: Callable[[Any], T]) -> T:
+    """Return what ``parse`` makes of the bytes ``data`` of a JSON file.
+
+    Raises:
+        CorruptShardError: it is damaged: no JSON, or a key is missing or of a wrong type.
+        StoreError: ``parse`` refused it.
+    """
     try:
         return parse(json.loads(data))
     except KeyError as error:

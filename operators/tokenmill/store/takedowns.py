@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from tokenmill.store import paths
-from tokenmill.store.records import read_record
-from tokenmill.store.tables import read_tables
+from tokenmill.store.records import parse_record
+from tokenmill.store.tables import put_rows, read_tables
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import FORMAT_VERSION
 from tokenmill_schemas.canonical import canonical_json
@@ -33,6 +33,8 @@ DENIED_SCHEMA = pa.schema(
     ]
 )
 Kind = Literal["takedown", "purge", "purged"]
+#: Where the tables of records lie: beside them, under names that are no numbers.
+TABLES = f"{paths.TAKEDOWNS}/tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Takedown:
 
     ``positions`` are tables of `TOMBSTONE_SCHEMA`: the samples found in any version that there was.
     ``denied`` are tables of `DENIED_SCHEMA`. ``request`` says what was asked for and ``facts`` what
-    was done; ``previous`` is the sha256 of the record before ("" for the first).
+    was done; neither names an asset, for records stay. ``previous`` is the sha256 of the record
+    before ("" for the first), and ``sha256`` that of this one's file as it was read.
     """
 
     number: int
@@ -53,15 +56,13 @@ class Takedown:
     facts: dict[str, Any] = field(default_factory=dict)
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
     format_version: int = FORMAT_VERSION
+    sha256: str = ""
 
     def to_bytes(self) -> bytes:
         """Return the record's file."""
-        return canonical_json(asdict(self)) + b"\n"
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the record's file, which the next record holds."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        value = asdict(self)
+        del value["sha256"]
+        return canonical_json(value) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +74,17 @@ class Takedowns:
     def records(self) -> list[Takedown]:
         """Return all records, oldest first.
 
-        A listing may be late, so what follows its last number is asked for by name.
-
         Raises:
             CorruptShardError: a record is damaged or missing, or does not follow the one before.
         """
-        listed = self.storage.list(paths.TAKEDOWNS)
-        newest = max((paths.log_number(entry.path) or 0 for entry in listed), default=0)
-        while self.storage.exists(paths.takedown_file(newest + 1)):
-            newest += 1
         records: list[Takedown] = []
-        for number in range(1, newest + 1):
+        for number in range(1, self.newest() + 1):
             previous = records[-1].sha256 if records else ""
             records.append(self._read(number, previous))
         return records
 
     def append(self, kind: Kind, request: dict[str, Any], **facts: Any) -> Takedown:
-        """Add a record to the chain; its position files must be written already.
+        """Add a record to the chain; its tables must be written already.
 
         Raises:
             ConflictError: others kept adding records.
@@ -98,24 +93,57 @@ class Takedowns:
             before = self.records()
             previous = before[-1].sha256 if before else ""
             record = Takedown(len(before) + 1, previous, kind, request, **facts)
+            data = record.to_bytes()
             try:
-                self.storage.create(paths.takedown_file(record.number), record.to_bytes())
+                self.storage.create(paths.takedown_file(record.number), data)
             except FileExistsError:
                 continue
-            return record
+            return replace(record, sha256=hashlib.sha256(data).hexdigest())
         raise ConflictError("20 takedowns came first; try again", uri=self.storage.uri)
 
-    def positions(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return every sample that was taken down (`TOMBSTONE_SCHEMA`)."""
-        refs = [ref for record in self.records() for ref in record.positions]
-        return read_tables(self.storage, refs, TOMBSTONE_SCHEMA, columns)
+    def put(self, table: pa.Table) -> tuple[FileRef, ...]:
+        """Write a table that a record will name."""
+        return put_rows(self.storage, TABLES, table)
 
-    def denied(self) -> pa.Table:
-        """Return digests of what may not come back (`DENIED_SCHEMA`)."""
-        refs = [ref for record in self.records() for ref in record.denied]
+    def positions(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return every sample that was taken down (`TOMBSTONE_SCHEMA`), but for what was purged.
+
+        Positions name samples, so a purge deletes them: no version has those rows any more.
+        """
+        records = self.records()
+        purged = covered(records, "purge")
+        refs = [ref for record in records for ref in record.positions if record.number > purged]
+        due = [ref for record in records for ref in record.positions if record.number <= purged]
+        refs += [ref for ref in due if self.storage.exists(ref.path)]
+        try:
+            return read_tables(self.storage, refs, TOMBSTONE_SCHEMA, columns)
+        except CorruptShardError:
+            # One of them may have been purged since it was looked for.
+            if all(self.storage.exists(ref.path) for ref in refs):
+                raise
+            refs = [ref for ref in refs if ref not in due or self.storage.exists(ref.path)]
+            return read_tables(self.storage, refs, TOMBSTONE_SCHEMA, columns)
+
+    def denied(self, until: int | None = None) -> pa.Table:
+        """Return digests of what may not come back (`DENIED_SCHEMA`), by the first ``until``."""
+        records = self.records()[:until]
+        refs = [ref for record in records for ref in record.denied]
         return read_tables(self.storage, refs, DENIED_SCHEMA)
 
+    def newest(self) -> int:
+        """Return the number of the newest record, 0 if there is none.
+
+        A listing may be late, so what follows its last number is asked for by name.
+        """
+        listed = self.storage.list(paths.TAKEDOWNS)
+        newest = max((paths.log_number(entry.path) or 0 for entry in listed), default=0)
+        while self.storage.exists(paths.takedown_file(newest + 1)):
+            newest += 1
+        return newest
+
     def _read(self, number: int, previous: str) -> Takedown:
+        path = paths.takedown_file(number)
+
         def parse(value: Any) -> Takedown:
             if value["format_version"] > FORMAT_VERSION:
                 raise FormatVersionError(
@@ -124,12 +152,29 @@ class Takedowns:
                 )
             if value["previous"] != previous or value["number"] != number:
                 raise ValueError("it does not follow the record before it")
-            refs = {k: tuple(FileRef(**r) for r in value[k]) for k in ("positions", "denied")}
-            return Takedown(**{**value, **refs})
+            return _takedown(value)
 
         try:
-            return read_record(self.storage, paths.takedown_file(number), parse)
+            data = self.storage.read(path)
         except FileNotFoundError as error:
-            raise CorruptShardError(
-                f"{paths.takedown_file(number)} is missing", uri=self.storage.uri
-            ) from error
+            raise CorruptShardError(f"{path} is missing", uri=self.storage.uri) from error
+        record = parse_record(self.storage, path, data, parse)
+        return replace(record, sha256=hashlib.sha256(data).hexdigest())
+
+
+def covered(records: Sequence[Takedown], kind: Kind) -> int:
+    """Return the number up to which records of ``kind`` ("purge", "purged") cover takedowns."""
+    return max((r.facts.get("covers", 0) for r in records if r.kind == kind), default=0)
+
+
+def _takedown(value: dict[str, Any]) -> Takedown:
+    """Return the record that a file holds; keys of newer libraries are left out."""
+    known = {f.name for f in fields(Takedown)} - {"sha256"}
+    given = {key: entry for key, entry in value.items() if key in known}
+    for name in ("positions", "denied"):
+        given[name] = tuple(_ref(ref) for ref in value[name])
+    return Takedown(**given)
+
+
+def _ref(value: dict[str, Any]) -> FileRef:
+    return FileRef(**{f.name: value[f.name] for f in fields(FileRef) if f.name in value})
