@@ -198,9 +198,7 @@ def _record(storage: Storage, request: _Request, found: pa.Table) -> Takedown | 
         "takedown",
         request.to_json(),
         positions=takedowns.put(_tombstones(fresh)),
-        denied=takedowns.put(
-            pa.table([pa.array(c, pa.string()) for c in columns], schema=DENIED_SCHEMA)
-        ),
+        denied=takedowns.put(pa.Table.from_pylist(rows, DENIED_SCHEMA)),
         facts={"assets": assets, "samples": found.num_rows},
     )
 
