@@ -62,6 +62,14 @@ def _halves(hashes: Iterable[str]) -> Digests:
     return _array([bytes.fromhex(sha256[:size].ljust(size, "0")) for sha256 in hashes])
 
 
+def _last_of_each(keys: Digests) -> Positions:
+    """Return where each key stands last, in the order of the keys."""
+    order: Positions = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    last: Positions = order[np.append(ordered[1:] != ordered[:-1], True)[: len(order)]]
+    return last
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """The assets that a store's plans list, one entry each, sorted by ``keys``.
@@ -86,24 +94,30 @@ class Known:
 
         Of two rows of one key the later one counts. ``missing`` are digests of keys.
         """
-        rows = [
-            (_array(digests(batch, ("key",))), _places(batch), _contents(batch["version"]), own)
-            for batch, own in listed
-        ]
-        none = np.empty(0, _DIGEST)
-        keys, places, contents = (
-            np.concatenate([none, *(row[i] for row in rows)]) for i in range(3)
-        )
-        owns = np.repeat([own for *_, own in rows], [len(row[0]) for row in rows])
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        order = order[np.append(ordered[1:] != ordered[:-1], True)[: len(order)]]
-        keys = keys[order]
-        mark = np.zeros(len(order), np.bool_)
+        # Byte arrays grow in place, where lists of arrays would be there twice when joined.
+        keys, places, contents, owns = (bytearray() for _ in range(4))
+        for batch, own in listed:
+            hashes = _contents(batch.column("version"))
+            if (hashes != b"").any():
+                contents += bytes(len(keys) - len(contents)) + hashes.tobytes()
+            keys += b"".join(digests(batch, ("key",)))
+            places += _places(batch).tobytes()
+            owns += bytes([own]) * batch.num_rows
+        contents += bytes(len(keys) - len(contents)) if contents else b""
+        order = _last_of_each(np.frombuffer(keys, _DIGEST))
+        sorted_keys = np.frombuffer(keys, _DIGEST)[order]
         known = cls(
-            keys, _heads(keys), places[order], contents[order], owns[order].astype(np.bool_), mark
+            keys=sorted_keys,
+            heads=_heads(sorted_keys),
+            places=np.frombuffer(places, _DIGEST)[order],
+            # Most stores know none: pages of zeros that nobody writes take no memory.
+            contents=np.frombuffer(contents, _DIGEST)[order]
+            if contents
+            else np.zeros(len(order), _DIGEST),
+            own=np.frombuffer(owns, np.bool_)[order],
+            missing=np.zeros(len(order), np.bool_),
         )
-        mark[known.among(missing)] = True
+        known.missing[known.among(missing)] = True
         return known
 
     def find(self, keys: Digests) -> Positions:
