@@ -27,7 +27,9 @@ _TOKEN = re.compile(
 )
 #: Powers of ten that a number may be written with; float64 reaches to 308.
 _EXPONENT = 400
+#: Characters shown before and behind a place, and of what stands there.
 _EXCERPT = 60
+_FOUND = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +64,23 @@ def error(message: str, text: str, at: int) -> JobError:
 
 
 def pointed(message: str, text: str, at: int) -> str:
-    """Return ``message``, the line of ``text`` that holds position ``at``, and a caret below it."""
+    """Return ``message`` and its place in ``text``: what stands there, then its line and a caret.
+
+    The first line says enough by itself, for where only one is shown.
+    """
     start = text.rfind("\n", 0, at) + 1
     stop = text.find("\n", at)
     left = max(start, at - _EXCERPT)
-    line = text[left : min(len(text) if stop < 0 else stop, at + _EXCERPT)]
     # What cannot be printed must not break the message, nor move the caret.
-    line = "".join(c if c.isprintable() else "?" for c in line)
-    return f"{message} (character {at + 1})\n  {line}\n  {' ' * (at - left)}^"
+    line = _printable(text[left : min(len(text) if stop < 0 else stop, at + _EXCERPT)])
+    found = f"at {line[at - left :][:_FOUND]}" if line[at - left :] else "at the end"
+    if stop >= 0 and stop == at:
+        found = "at the end of its line"
+    return f"{message} (character {at + 1}, {found})\n  {line}\n  {' ' * (at - left)}^"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _token(match: re.Match[str], text: str) -> Token:

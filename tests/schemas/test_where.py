@@ -200,9 +200,9 @@ def test_what_cannot_be_meant_is_an_error_with_its_place(
         parse(text).check(TABLE.schema)
     said, line, mark = str(caught.value).split("\n")
     assert message in said
-    assert said.endswith(f"(character {caret + 1})")
     at = mark.index("^")
     assert text[caret : caret + 1].replace("\ud800", "?") == line[at : at + 1]
+    assert said.endswith(f"(character {caret + 1}, at {line[at : at + 20] or 'the end'})")
     assert len(line) < 130
     str(caught.value).encode()
     with pytest.raises(JobError, match="character"):
