@@ -1,11 +1,11 @@
-"""Kills a process at every change that it makes to a store: ``killing.py SCENARIO FOLDER``.
+"""Kills processes at every change that they make to a store; run by `test_protocol`.
 
 Everything is imported once; each death is a fork of it. What changes the file system is heard from
 the interpreter itself (`sys.addaudithook`), so nothing of the product takes part: every file that
 is opened for writing, linked or removed and every folder made or removed below the store is a point
 at which the fork gets SIGKILL instead. Killed before change n is killed after change n - 1.
 
-Prints a JSON object: the changes of an undisturbed run, and for each point what was wrong, if
+Answers with a JSON object: the changes of an undisturbed run, and for each point what was wrong, if
 anything: what a reader saw between the death and the rerun, and what the rerun left.
 """
 
@@ -40,6 +40,8 @@ CHANGES = {
 }
 #: What differs between two temporary files, shards or records of one kind.
 UNIQUE = re.compile(r"[0-9a-f]{16,}")
+#: Changes of files that readers see.
+SEEN = re.compile(r"(os\.link|os\.rename|os\.remove|open) /(?!\.)")
 #: Modules to import before the forks.
 WARM = ("tokenmill", "jinja2", "numpy", "pyarrow", "PIL", "importlib", "email")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -88,7 +90,11 @@ class Listener:
             places = CHANGES.get(event, ())
             paths = [_at(args[i], args[j] if j is not None else -1) for i, j in places]
         names = [os.fsdecode(path) for path in paths if isinstance(path, str | bytes | Path)]
-        inside = [name[len(self.root) :] for name in names if name.startswith(self.root)]
+        inside = [
+            name[len(self.root) :]
+            for name in names
+            if name == self.root or name.startswith(f"{self.root}/")
+        ]
         # Of a link, the name that a reader sees.
         return min(inside, key=lambda name: "/.scratch" in name, default=None)
 
@@ -129,18 +135,19 @@ def forked(function: Callable[[], Any], answer: Path | None = None) -> int:
     raise TimeoutError(f"a process took more than {TIMEOUT_S} s")
 
 
-def worth_it(changes: list[str]) -> list[int]:
+def worth_it(changes: list[str], *, thorough: bool) -> list[int]:
     """Return the numbers of the changes before which to die, from 1.
 
-    Before and after each change that a reader could see; before each other one (of temporary
-    files and their locks) the first time that there is one of its kind; and at the very end.
+    Before and after each change of a file that a reader could see, and at the very end; if
+    ``thorough`` also before each other change (of folders, temporary files and their locks) the
+    first time that there is one of its kind.
     """
     chosen, kinds = {len(changes) + 1}, set()
     for number, change in enumerate(changes, 1):
-        if "/.scratch" not in change:
-            chosen |= {number, number + 1}
         kind = UNIQUE.sub("*", change)
-        if kind not in kinds:
+        if SEEN.match(change):
+            chosen |= {number, number + 1}
+        elif thorough and kind not in kinds:
             chosen.add(number)
         kinds.add(kind)
     return sorted(chosen)
@@ -169,7 +176,8 @@ class Matrix:
         for name in modules:  # not in each fork again
             importlib.import_module(name)
         whole = self._sound(lambda: state_of(self.store))
-        points = [self._point(number, changes, old, whole) for number in worth_it(changes)]
+        numbers = worth_it(changes, thorough=self.scenario.thorough)
+        points = [self._point(number, changes, old, whole) for number in numbers]
         return {"changes": changes, "points": [asdict(point) for point in points]}
 
     def _sound(self, function: Callable[[], Any]) -> Any:
@@ -223,9 +231,10 @@ class Matrix:
 
 
 def main() -> int:
-    """Print the matrix of a scenario."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    json.dump(Matrix(SCENARIOS[name], folder).run(), sys.stdout)
+    """Answer each line ``SCENARIO FOLDER`` of the standard input with its matrix."""
+    for line in sys.stdin:
+        name, folder = line.split()
+        print(json.dumps(Matrix(SCENARIOS[name], Path(folder)).run()), flush=True)
     return 0
 
 

@@ -1,0 +1,82 @@
+"""SIGKILL before and after every change that an operation makes to a store, then the same again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.killing import worth_it
+from tests.faults.scenarios import SCENARIOS
+
+KILLING = Path(__file__).with_name("killing.py")
+ROOT = KILLING.parents[2]
+
+Matrix = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A process that forks: it has imported everything, and has no threads."""
+    log = tmp_path_factory.mktemp("killer") / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(KILLING)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        )
+        with process:
+            yield process
+    assert process.returncode == 0, log.read_text()[-4000:]
+
+
+@pytest.fixture
+def matrix(killer: subprocess.Popen[str], tmp_path: Path) -> Matrix:
+    """Plays a scenario once for each point."""
+
+    def play(name: str) -> dict[str, Any]:
+        if killer.stdin is None or killer.stdout is None:
+            raise RuntimeError("not connected")
+        print(name, tmp_path, file=killer.stdin, flush=True)
+        answer = killer.stdout.readline()
+        assert answer, f"{name} could not be played; see the end"
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    return play
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_killed_at_every_change_it_is_finished_by_the_next(name: str, matrix: Matrix) -> None:
+    """Readers see the old version or the new one; the rerun leaves what a run without a fault does.
+
+    That is: every version, every file of the store by its name and bytes (but for who made it and
+    when), a sound `verify`, and nothing hidden left behind.
+    """
+    found = matrix(name)
+    points = found["points"]
+    wrong = [
+        f"killed before {point['number']} ({point['change']}): {problem}"
+        for point in points
+        for problem in point["problems"]
+    ]
+    assert not wrong, "\n".join(wrong[:40])
+    killed = [point for point in points if point["died"]]
+    assert len(killed) >= SCENARIOS[name].least_points, found["changes"]
+
+
+def test_points_are_around_each_visible_change_and_each_kind_of_others() -> None:
+    """Of temporary files one of a kind is enough; each file that readers see is worth two."""
+    one, two = ("/.scratch/" + digit * 32 for digit in "01")
+    changes = [f"open {one}.lock", "os.link /data/1", f"open {two}.lock", f"os.remove {two}/new"]
+    assert worth_it(changes, thorough=True) == [1, 2, 3, 4, 5]
+    assert worth_it(changes, thorough=False) == [2, 3, 5]
+    assert worth_it([changes[0], changes[2], changes[0]], thorough=True) == [1, 4]
