@@ -110,8 +110,9 @@ class LimitsConfig:
     ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
     what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
     from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
-    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is how much
-    decoding and viewing may let an actor grow before the asset is given up; 0 sets no limit.
+    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how much
+    decoding and viewing one asset may make its actor grow before it is given up; 0 sets no limit.
+    It counts private memory that is asked for, and the kernel holds the process to it (on Linux).
     """
 
     max_asset_bytes: int = 512 * 2**20
@@ -120,7 +121,7 @@ class LimitsConfig:
     max_faces: int = 20_000_000
     max_points: int = 50_000_000
     view_bytes: int = 2**30
-    asset_memory_bytes: int = 0
+    asset_memory_bytes: int = 8 * 2**30
     asset_deadline_s: float = 60.0
     batch_size: int = 0
     batch_bytes: int = 256 * 2**20
@@ -130,6 +131,8 @@ class LimitsConfig:
         for name in _POSITIVE_LIMITS:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
+        if self.asset_memory_bytes < 0:
+            raise ValueError("asset_memory_bytes must be positive, or 0 for no limit")
         if self.batch_size < 0:
             raise ValueError("batch_size must be positive, or 0 for the tokenizer's own")
         if not 0 <= self.max_quarantined_fraction <= 1:

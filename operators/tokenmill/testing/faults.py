@@ -40,10 +40,24 @@ from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 #: What a store holds, apart from when and by whom it was made.
 CONTENT = ("data", "manifest", "plans", "quarantine")
 
-FaultName = Literal["exit", "kill", "segfault", "hang", "error", "memory", "transient"]
+FaultName = Literal[
+    "exit",
+    "kill",
+    "segfault",
+    "abort",
+    "hang",
+    "freeze",
+    "error",
+    "memory",
+    "hoard",
+    "gulp",
+    "transient",
+]
 
 #: Longer than any deadline of a test; not for ever, so that no test leaves a thread for good.
 HANG_S = 60.0
+#: What a fault allocates where nothing limits it, so that no test eats up its machine.
+MOST_BYTES = 2**30
 
 
 class OutOfMemoryError(RuntimeError):
@@ -68,13 +82,28 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
+def _freeze() -> None:
+    """Hang inside C code that keeps the interpreter's lock, so that no other thread can run."""
+    ctypes.PyDLL(None).sleep(int(HANG_S))
+
+
+def _hoard(step_bytes: int) -> NoReturn:
+    """Fill memory, in steps or at once, up to `MOST_BYTES`."""
+    held = [np.ones(step_bytes, np.uint8) for _ in range(MOST_BYTES // step_bytes)]
+    raise RuntimeError(f"nothing kept it from taking {sum(array.nbytes for array in held)} bytes")
+
+
 FAULTS: dict[FaultName, Callable[[], Any]] = {
     "exit": lambda: os._exit(1),
     "kill": lambda: _die_by(signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),  # in this thread; a signal may go to any
+    "abort": os.abort,
     "hang": lambda: time.sleep(HANG_S),
+    "freeze": _freeze,
     "error": lambda: _raise(RuntimeError(f"a bug, in {object()!r}")),
     "memory": lambda: _raise(MemoryError("no room")),
+    "hoard": lambda: _hoard(MOST_BYTES // 64),
+    "gulp": lambda: _hoard(MOST_BYTES),
     "transient": lambda: _raise(TransientError("come back later")),
 }
 

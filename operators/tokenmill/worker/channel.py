@@ -43,6 +43,10 @@ class Channel(Generic[T]):
         """Say that the writer is alive: it began, or read some more of its asset."""
         self._beat = time.monotonic()
 
+    def silent_s(self) -> float:
+        """Return for how many seconds the writer has given no sign of life since it began."""
+        return time.monotonic() - self._beat if self._beat else 0.0
+
     def put(self, item: T) -> float:
         """Add an item; returns for how many seconds there was no room for it.
 

@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tokenmill.tokenizers.base import Array, Encoder, EncoderStream, StreamingEncoder, Tokens
+from tokenmill.worker.memory import Memory
 from tokenmill_schemas.errors import AssetError, TokenmillError
 
 #: Batches that must fit before a size that once did not fit is tried again.
 GROW_AFTER = 64
+#: Parts of a long clip after which an encoder that takes it in parts needs no more memory.
+WARM_PARTS = 4
 
 Shape = tuple[int, ...]
 #: Says for the time of a block what is at hand.
@@ -76,8 +79,9 @@ class FitMemory:
 class Device:
     """Runs an encoder in a thread of its own."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, memory: Memory | None = None) -> None:
         self.encoder = encoder
+        self._limit = memory or Memory(0)
         self._memory = FitMemory()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenmill-encode")
 
@@ -113,7 +117,8 @@ class Device:
                 if clip.stream is None and isinstance(self.encoder, StreamingEncoder):
                     clip.stream = self.encoder.open_stream()
                 if clip.stream is not None:
-                    clip.stream.push(part)
+                    with self._limit.encoding(part.nbytes * min(len(clip.shapes), WARM_PARTS)):
+                        clip.stream.push(part)
             except (RuntimeError, ValueError, MemoryError, AssetError) as error:
                 clip.error, clip.stream = error, None
         return Encoded((), 0.0, time.perf_counter() - began)
@@ -124,7 +129,8 @@ class Device:
         try:
             if clip.stream is None:
                 raise clip.error or ValueError("a clip without frames")
-            outcome = _counted(clip.stream.finish(), 1)
+            with self._limit.encoding(0):
+                outcome = _counted(clip.stream.finish(), 1)
         except (RuntimeError, ValueError, MemoryError, AssetError) as error:
             outcome = error
         clip.stream = None
@@ -137,18 +143,18 @@ class Device:
         while start < len(views):
             shape = views[start].shape
             size = self._memory.limit(shape, min(size, len(views) - start))
+            part = views[start : start + size]
             began = time.perf_counter()
             try:
-                inputs = self.encoder.preprocess(np.stack(views[start : start + size]))
-                stacked = time.perf_counter()
-                tokens = _counted(self.encoder.encode(inputs), size)
+                with self._limit.encoding(sum(view.nbytes for view in part)):
+                    tokens, stacked = self._tokens(part)
             except (RuntimeError, ValueError, MemoryError, AssetError) as error:
                 if is_out_of_memory(error):
                     self._memory.ran_out(shape, size)
                 if size > 1:
                     size //= 2
                     continue
-                pieces.append((1, error))
+                pieces.append((1, self._once_more(part, error)))
             else:
                 batch_s += stacked - began
                 encode_s += time.perf_counter() - stacked
@@ -156,6 +162,21 @@ class Device:
                 pieces.append((size, tokens))
             start += size
         return Encoded(tuple(pieces), batch_s, encode_s)
+
+    def _tokens(self, views: Sequence[Array]) -> tuple[Tokens, float]:
+        inputs = self.encoder.preprocess(np.stack(views))
+        stacked = time.perf_counter()
+        return _counted(self.encoder.encode(inputs), len(views)), stacked
+
+    def _once_more(self, views: Sequence[Array], error: Exception) -> Tokens | Exception:
+        """Encode a view for which the limit of an asset that is read meanwhile left no memory."""
+        if not (self._limit.limit_bytes and is_out_of_memory(error)):
+            return error
+        try:
+            with self._limit.relief():
+                return self._tokens(views)[0]
+        except (RuntimeError, ValueError, MemoryError, AssetError) as again:
+            return again
 
     def close(self) -> None:
         """Finish what is queued and free the device."""
@@ -175,5 +196,7 @@ def _counted(tokens: Tokens, views: int) -> Tokens:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that a device or the host ran out of memory."""
-    # By name: torch need not be installed to ask.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # By name and text: torch need not be installed to ask, and tells the host's want only in words.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -19,8 +19,9 @@ from tokenmill.worker.batching import Batch, Batcher
 from tokenmill.worker.control import control_view
 from tokenmill.worker.device import Device, Encoded, LongClip
 from tokenmill.worker.pieces import Piece
-from tokenmill.worker.prepare import Asked, At, Incoming, Preparation, rejection
+from tokenmill.worker.prepare import Asked, At, Incoming, Preparation
 from tokenmill.worker.publish import Written, write_shard
+from tokenmill.worker.reading import rejection
 from tokenmill.worker.rows import Place, Rows, count_tokens
 from tokenmill.worker.spec import UnitTask, WorkerSpec
 from tokenmill.worker.statistics import TokenStatistics

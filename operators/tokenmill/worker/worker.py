@@ -6,11 +6,13 @@ import sys
 
 from tokenmill.worker.crew import Crew
 from tokenmill.worker.device import Device
+from tokenmill.worker.memory import Memory
 from tokenmill.worker.prepare import Preparation
 from tokenmill.worker.spec import UnitTask, WorkerSpec
 from tokenmill.worker.unit import run_unit
 from tokenmill_infra.cluster.blackbox import BlackBox, Freeze
 from tokenmill_infra.storage import storage_options
+from tokenmill_schemas.errors import TransientError
 from tokenmill_schemas.job import ClusterConfig
 from tokenmill_schemas.snapshot import Receipt
 
@@ -33,7 +35,8 @@ class Worker:
         with storage_options(spec.storage):
             encoder = spec.tokenizer.load(device)
         tune_torch(spec.cluster, device)
-        self._device = Device(encoder)
+        self._memory = Memory(spec.limits.asset_memory_bytes)
+        self._device = Device(encoder, self._memory)
         self._decoders = Crew(spec.cluster.decode_threads, "tokenmill-decode")
         fetchers = spec.cluster.fetch_threads
         self._fetchers = Crew(fetchers, "tokenmill-fetch") if fetchers else None
@@ -42,7 +45,12 @@ class Worker:
         limit = FROZEN_DEADLINES * spec.limits.asset_deadline_s
         self._freeze = Freeze(limit, self._box.path) if self._box else None
         self._preparation = Preparation(
-            spec, self._decoders, self._fetchers, streams=self._device.streams, box=self._box
+            spec,
+            self._decoders,
+            self._fetchers,
+            streams=self._device.streams,
+            box=self._box,
+            memory=self._memory,
         )
 
     @property
@@ -56,8 +64,13 @@ class Worker:
         Raises:
             TransientError: the unit may be tried again.
         """
-        with storage_options(self._spec.storage):
-            return run_unit(self._spec, task, self._preparation, self._device)
+        try:
+            with storage_options(self._spec.storage):
+                return run_unit(self._spec, task, self._preparation, self._device)
+        except MemoryError as error:
+            # Not an asset's and not a batch's: an asset that goes to its limit takes what others
+            # need, for the moment until it has been given up.
+            raise TransientError(f"no memory was left for the unit: {error}") from error
 
     def close(self) -> None:
         """Free the device and let the threads go."""
@@ -65,6 +78,7 @@ class Worker:
         self._decoders.close()
         if self._fetchers is not None:
             self._fetchers.close()
+        self._memory.close()
         if self._box is not None and self._freeze is not None:
             self._freeze.close()
             self._box.close()

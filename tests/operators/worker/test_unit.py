@@ -146,7 +146,7 @@ def test_every_fault_costs_its_own_asset_alone(noise_job: JobOf, tmp_path: Path)
         "picture-0001": ("decode_failed", "fetch"),
         "picture-0003": ("decode_failed", "decode"),
         "picture-0005": ("deadline", "decode"),
-        "picture-0009": ("decode_failed", "decode"),
+        "picture-0009": ("too_much_memory", "decode"),
     }
     numbers = [row["number"] for row in rows(assembly, receipts)]
     assert numbers == [0, 2, 4, 6, 7, 8, 10, 11]
