@@ -61,7 +61,8 @@ MISSING_SCHEMA = pa.schema(
     ]
 )
 
-#: One row per data shard that a column group covers: the file beside it, row for row.
+#: One row per data shard that a column group covers: the file beside it, row for row. Bit r of
+#: ``absent`` (least significant first) says that row r has no values; it is empty if all have.
 GROUP_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
@@ -72,6 +73,7 @@ GROUP_SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("batch_rows", pa.int32(), nullable=False),
+        pa.field("absent", pa.binary(), nullable=False),
     ]
 )
 

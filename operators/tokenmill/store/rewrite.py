@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,13 @@ from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError
 
+T = TypeVar("T")
+R = TypeVar("R")
 Rows = npt.NDArray[np.int64]
 #: From a file's sha256 and its suffix to its path in the store.
 Naming = Callable[[str, str], str]
+#: Shards that are rewritten at once: much of it is waiting, for disks and for answers.
+THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +192,13 @@ def _check(file: Path, rows: int, form: Form) -> None:
             raise CorruptShardError(f"wrote {rows} rows and read back {reader.rows}", uri=str(file))
     finally:
         reader.close()
+
+
+def in_parallel(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return ``work`` of every item, in their order, some at once; the first error ends it all."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="rewrite") as threads:
+        futures = [threads.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)

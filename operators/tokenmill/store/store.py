@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokenmill.shards.base import ShardReader
-from tokenmill.shards.select import stored_shard
+from tokenmill.shards.select import stored_layout, stored_shard
 from tokenmill.store import paths
 from tokenmill.store.commit import Commit, append
 from tokenmill.store.denied import denied_assets
@@ -219,8 +219,7 @@ class Store:
         """
         for path in self.segments(snapshot, ["path"]).column("path").to_pylist():
             if path:
-                with self.shard(path) as shard:
-                    return shard.layout
+                return stored_layout(self.storage, path)
         raise StoreError(f"snapshot {snapshot.number} has no samples", uri=self.uri)
 
     def shard(self, path: str) -> AbstractContextManager[ShardReader]:

@@ -1,32 +1,28 @@
 """Verification: read a version's files back and prove what it claims.
 
-Checked: every file's sha256; rows, batches and columns of every shard; every id below its
-vocabulary; the fingerprint against its readable parts; that what is hidden is there; and the
-ledger: each asset that was listed is in exactly one of samples (shown or hidden), quarantine or
-filtered.
+Checked: every file's sha256; rows, batches and columns of every shard and of every column group's
+files; every id below its vocabulary; the fingerprint against its readable parts; that what is
+hidden is there; and the ledger: each asset that was listed is in exactly one of samples (shown or
+hidden), quarantine or filtered.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from tokenmill.shards.base import ShardReader
-from tokenmill.shards.columns import decode_stream
 from tokenmill.shards.select import read_columns
+from tokenmill.store.checks import file_digest, value_problems, words
+from tokenmill.store.groups import group_problems
 from tokenmill.store.plans import listed
 from tokenmill.store.store import Store
 from tokenmill.store.tables import read_tables
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import StoreError
 from tokenmill_schemas.snapshot import TOMBSTONE_SCHEMA, FileRef, Snapshot
-from tokenmill_schemas.tokens import Stream
 
 #: Problems of one kind that are spelled out; the rest are counted.
 SHOWN = 20
@@ -73,6 +69,7 @@ def verify_store(store: Store, snapshot: Snapshot, *, deep: bool = True) -> Veri
     found.problems += _list_some("shards with hidden samples are not there", sorted(tombstones))
     repeated = [name for name, count in found.sample_ids.items() if count > 1]
     found.problems += _list_some("sample ids occur more than once", repeated)
+    found.problems += group_problems(store, snapshot, deep=deep)
     assets = _verify_ledger(store, snapshot, found) if deep else snapshot.totals.get("assets", 0)
     if deep and found.samples != snapshot.totals.get("samples"):
         found.problems.append(
@@ -88,7 +85,7 @@ def _rows(store: Store, snapshot: Snapshot, found: _Findings) -> list[dict[str, 
     try:
         return list(store.segments(snapshot).to_pylist())
     except StoreError as error:
-        found.problems.append(_words(store, error))
+        found.problems.append(words(store.storage, error))
         return []
 
 
@@ -100,7 +97,7 @@ def _tombstones(
     try:
         rows = read_tables(store.storage, snapshot.tombstones, TOMBSTONE_SCHEMA).to_pylist()
     except StoreError as error:
-        found.problems.append(_words(store, error))
+        found.problems.append(words(store.storage, error))
         return {}
     for row in rows:
         keys = row["asset_key"], row["sample_id"]
@@ -119,7 +116,7 @@ def _is_sound(
         return False
     if not deep:
         return False
-    sha256, size = _file_digest(store, path)
+    sha256, size = file_digest(store.storage, path)
     found.checked_bytes += size
     if sha256 != row["sha256"] or size != row["bytes"]:
         found.problems.append(f"{path}: its bytes are not those that were committed")
@@ -128,18 +125,9 @@ def _is_sound(
         with store.shard(path) as shard:
             found.problems += [f"{path}: {p}" for p in _shard_problems(shard, snapshot, row)]
     except StoreError as error:
-        found.problems.append(_words(store, error))
+        found.problems.append(words(store.storage, error))
         return False
     return True
-
-
-def _file_digest(store: Store, path: str) -> tuple[str, int]:
-    local = store.storage.local(path)
-    if local is None:
-        data = store.storage.read(path)
-        return hashlib.sha256(data).hexdigest(), len(data)
-    with local.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), local.stat().st_size
 
 
 def _shard_problems(shard: ShardReader, snapshot: Snapshot, row: dict[str, Any]) -> Iterator[str]:
@@ -149,24 +137,10 @@ def _shard_problems(shard: ShardReader, snapshot: Snapshot, row: dict[str, Any])
         yield "its token spec is not the store's"
         return
     for batch in shard.batches():
-        for stream in snapshot.spec.streams:
-            problem = _range_problem(batch, stream, shard)
-            if problem:
-                yield problem
-                return
-
-
-def _range_problem(batch: pa.RecordBatch, stream: Stream, shard: ShardReader) -> str:
-    values = decode_stream(batch, stream, shard.layout.packing)
-    arrays = values if isinstance(values, list) else [values]
-    for array in arrays:
-        if stream.kind == "index" and array.size:
-            tops = np.asarray(stream.vocab_sizes, dtype=np.uint64)
-            if np.any(array.astype(np.uint64) >= tops):
-                return f"stream {stream.name!r} holds ids outside its vocabulary"
-        if stream.kind == "float" and stream.dtype != "bfloat16" and not np.isfinite(array).all():
-            return f"stream {stream.name!r} holds values that are not finite"
-    return ""
+        problem = value_problems(batch, snapshot.spec, shard.layout.packing)
+        if problem:
+            yield problem
+            return
 
 
 def _collect(
@@ -209,7 +183,7 @@ def _rejected(store: Store, snapshot: Snapshot, found: _Findings) -> list[str]:
     try:
         keys: list[str] = store.rejects(snapshot).column("asset_key").to_pylist()
     except StoreError as error:
-        found.problems.append(_words(store, error))
+        found.problems.append(words(store.storage, error))
         return []
     return keys
 
@@ -219,7 +193,7 @@ def _planned(store: Store, ref: FileRef, found: _Findings) -> Iterator[str]:
         found.plans_whole = False
         found.problems.append(f"{ref.path} is missing")
         return
-    sha256, size = _file_digest(store, ref.path)
+    sha256, size = file_digest(store.storage, ref.path)
     found.checked_bytes += size
     if sha256 != ref.sha256:
         found.plans_whole = False
@@ -227,11 +201,6 @@ def _planned(store: Store, ref: FileRef, found: _Findings) -> Iterator[str]:
         return
     for batch in listed(store.storage, ref, ["key"]):
         yield from batch.column("key").to_pylist()
-
-
-def _words(store: Store, error: StoreError) -> str:
-    """An error's message with the file first, as all problems have it: the store is known."""
-    return str(error).removeprefix(f"{store.uri}: ").removeprefix(f"{store.uri.rstrip('/')}/")
 
 
 def _list_some(what: str, names: list[str]) -> list[str]:

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
-from tokenmill.store.hidden import Hidden
+from tokenmill.store.groups import absent_rows, group_table, joined_rows
+from tokenmill.store.groups.names import PRESENT, find_group
+from tokenmill.store.hidden import Hidden, Rows
+from tokenmill.store.locate import KEYS
 from tokenmill.store.tables import read_tables
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.snapshot import MISSING_SCHEMA, TOMBSTONE_SCHEMA, Snapshot
@@ -57,30 +61,62 @@ class Version:
         """
         return self.store.layout(self.snapshot)
 
-    def scan(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def scan(
+        self, columns: Sequence[str] | None = None, groups: Sequence[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the samples that may be shown, in order, in the batches that shards have.
 
         Args:
             columns: Columns to give, as they are stored (see FORMAT.md); None is all of them.
+            groups: Column groups whose columns are wanted too; samples without values in one of
+                them are left out.
 
         Raises:
             CorruptShardError: a shard is missing or damaged.
+            JobError: there is no such column group.
         """
-        hidden = self.hidden()
+        hidden, sides = self.hidden(), [self._side(name) for name in groups]
         for path in self.segments(["path"]).column("path").to_pylist():
-            if path:
-                yield from self._scan(path, hidden, columns)
+            if path and all(path in side for side in sides):
+                files = [side[path] for side in sides]
+                gone = np.concatenate([hidden.rows(path), *(absent for _, absent in files)])
+                yield from self._scan(path, gone, [file for file, _ in files], columns)
+
+    def _side(self, name: str) -> dict[str, tuple[str, Rows]]:
+        """Return by shard the file of a column group, and its rows without values."""
+        table = group_table(self.store.storage, find_group(self.snapshot, name))
+        return {
+            row["shard"]: (row["path"], absent_rows(row["absent"], row["samples"]))
+            for row in table.to_pylist()
+        }
 
     def _scan(
-        self, path: str, hidden: Hidden, columns: Sequence[str] | None
+        self, path: str, hidden: Rows, files: Sequence[str], columns: Sequence[str] | None
     ) -> Iterator[pa.RecordBatch]:
-        gone, start = set(hidden.rows(path).tolist()), 0
-        with self.store.shard(path) as shard:
-            for batch in shard.batches():
-                rows = range(start, start + batch.num_rows)
-                start += batch.num_rows
-                chosen = batch if columns is None else batch.select(list(columns))
-                if not gone.isdisjoint(rows):
-                    chosen = chosen.filter(pa.array([row not in gone for row in rows]))
-                if chosen.num_rows:
-                    yield chosen
+        gone, start = np.sort(hidden), 0
+        for batches in joined_rows(self.store.storage, path, files):
+            stop = start + batches[0].num_rows
+            first, last = np.searchsorted(gone, [start, stop])
+            chosen = _beside(batches) if files else batches[0]
+            chosen = chosen if columns is None else chosen.select(list(columns))
+            if last > first:
+                shown = np.ones(stop - start, bool)
+                shown[gone[first:last] - start] = False
+                chosen = chosen.filter(pa.array(shown))
+            start = stop
+            if chosen.num_rows:
+                yield chosen
+
+
+def _beside(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Return rows of a shard with the columns that groups add to them."""
+    first, *others = batches
+    added = [
+        (field, batch.column(field.name))
+        for batch in others
+        for field in batch.schema
+        if field.name not in KEYS and not field.name.endswith(PRESENT)
+    ]
+    fields = [*first.schema, *(field for field, _ in added)]
+    arrays = [*first.columns, *(array for _, array in added)]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
