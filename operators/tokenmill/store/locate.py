@@ -47,73 +47,95 @@ def locate(
     Raises:
         CorruptShardError: a shard or a segment is missing or damaged.
     """
-    wanted = pa.array(sorted(set(names)), pa.string())
-    if not len(wanted):
+    wanted = set(names)
+    if not wanted:
         return FOUND_SCHEMA.empty_table()
-    paths = candidates(storage, segments, _asset_keys(wanted, by))
+    keyed = _by_asset(wanted, by)
+    if keyed is None:
+        every = pa.array(sorted(wanted), pa.string())
+        return find(
+            storage,
+            shard_paths(storage, segments),
+            KEYS,
+            lambda table: pc.is_in(table.column(by), value_set=every),
+        )
+    ordered = pa.array([name for _, name in keyed], pa.string())
+    ranges = _ranges(storage, segments, [key for key, _ in keyed])
 
-    def mask(table: pa.Table) -> pa.ChunkedArray:
-        return pc.is_in(table.column(by), value_set=wanted)
+    def mask_of(path: str) -> Mask:
+        # Only the names that this shard has room for: a set is made of them for every shard.
+        few = ordered[ranges[path]]
+        return lambda table: pc.is_in(table.column(by), value_set=few)
 
-    return find(storage, paths, KEYS, mask)
+    return _find(storage, list(ranges), KEYS, mask_of)
 
 
-def find(
-    storage: Storage,
-    paths: Sequence[str],
-    columns: Sequence[str],
-    mask: Callable[[pa.Table], pa.ChunkedArray | pa.Array],
-) -> pa.Table:
+Mask = Callable[[pa.Table], pa.ChunkedArray | pa.Array]
+
+
+def find(storage: Storage, paths: Sequence[str], columns: Sequence[str], mask: Mask) -> pa.Table:
     """Return the samples of shards for which ``mask`` of their ``columns`` is true."""
+    return _find(storage, paths, columns, lambda _: mask)
+
+
+def _find(
+    storage: Storage, paths: Sequence[str], columns: Sequence[str], mask_of: Callable[[str], Mask]
+) -> pa.Table:
     read = tuple(dict.fromkeys([*columns, *KEYS]))
 
     def one(path: str) -> pa.Table:
         table = read_columns(storage, path, read)
-        rows = pa.array(np.arange(table.num_rows), pa.int64())
-        keys = table.select(list(KEYS)).append_column("row", rows)
-        keys = keys.append_column("path", pa.array([path] * table.num_rows, pa.string()))
-        found = keys.filter(pc.fill_null(mask(table), fill_value=False))
-        return found.select(FOUND_SCHEMA.names).cast(FOUND_SCHEMA)
+        rows = np.flatnonzero(pc.fill_null(mask_of(path)(table), fill_value=False).to_numpy())
+        keys = [table.column(name).take(pa.array(rows)) for name in KEYS]
+        places = [pa.array([path] * len(rows), pa.string()), pa.array(rows, pa.int64())]
+        return pa.table([*places, *keys], schema=FOUND_SCHEMA)
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="locate") as threads:
         tables = list(threads.map(one, paths))
     return pa.concat_tables([FOUND_SCHEMA.empty_table(), *tables])
 
 
-def candidates(
-    storage: Storage, segments: Iterable[FileRef], keys: Sequence[str] | None
-) -> list[str]:
-    """Return the shards whose range of asset keys has room for one of ``keys``; None: all."""
-    found: dict[str, None] = {}
-    ordered = None if keys is None else np.array(sorted(key.encode() for key in keys))
+def shard_paths(storage: Storage, segments: Iterable[FileRef]) -> list[str]:
+    """Return the path of every shard in some segments, each once."""
+    tables = (read_table(storage, ref, ["path"]).column("path").to_pylist() for ref in segments)
+    return [path for path in dict.fromkeys(name for names in tables for name in names) if path]
+
+
+def _by_asset(names: Iterable[str], by: By) -> list[tuple[bytes, str]] | None:
+    """Return the names with the keys of their assets, in the order of the keys.
+
+    None if an id does not tell its asset's key: what made the store may have named samples as it
+    liked.
+    """
+    if by == "asset_key":
+        return sorted((name.encode(), name) for name in names)
+    parts = [(name.rpartition("#"), name) for name in names]
+    if not all(mark for (_, mark, _), _ in parts):
+        return None
+    return sorted((key.encode(), name) for (key, _, _), name in parts)
+
+
+def _ranges(
+    storage: Storage, segments: Iterable[FileRef], keys: Sequence[bytes]
+) -> dict[str, slice]:
+    """Return, for each shard that has room for some of the sorted ``keys``, which of them."""
+    ordered = np.array(keys)
+    schema = pa.schema([SEGMENT_SCHEMA.field(name) for name in _RANGE])
+    found: dict[str, slice] = {}
     for ref in segments:
-        table = conform(
-            read_table(storage, ref, _RANGE), pa.schema([SEGMENT_SCHEMA.field(n) for n in _RANGE])
-        )
-        table = table.filter(pc.not_equal(table.column("path"), ""))
-        if ordered is not None:
-            table = table.filter(pa.array(_overlaps(table, ordered)))
-        found |= dict.fromkeys(table.column("path").to_pylist())
-    return list(found)
-
-
-def _overlaps(table: pa.Table, ordered: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    lows, highs = (_bytes(table.column(name)) for name in ("min_key", "max_key"))
-    first = np.searchsorted(ordered, lows, side="left")
-    stop = np.searchsorted(ordered, highs, side="right")
-    # Without bounds, as an older writer left them, a shard may hold anything.
-    overlaps: npt.NDArray[np.bool_] = (stop > first) | (highs == b"")
-    return overlaps
+        table = conform(read_table(storage, ref, _RANGE), schema)
+        lows, highs = (_bytes(table.column(name)) for name in ("min_key", "max_key"))
+        first = np.searchsorted(ordered, lows, side="left")
+        stop = np.searchsorted(ordered, highs, side="right")
+        # Without bounds, as an older writer left them, a shard may hold anything.
+        first[highs == b""], stop[highs == b""] = 0, len(keys)
+        places = np.flatnonzero(stop > first)
+        paths = table.column("path").take(pa.array(places)).to_pylist()
+        for path, start, end in zip(paths, first[places], stop[places], strict=True):
+            if path:
+                found[path] = slice(int(start), int(end))
+    return found
 
 
 def _bytes(column: pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
     return np.array([key.encode() for key in column.to_pylist()], np.bytes_)
-
-
-def _asset_keys(wanted: pa.Array, by: By) -> list[str] | None:
-    """Return the keys of the assets meant; None if an id does not tell its asset's key."""
-    names: list[str] = wanted.to_pylist()
-    if by == "asset_key":
-        return names
-    parts = [name.rpartition("#") for name in names]
-    return [key for key, _, _ in parts] if all(mark for _, mark, _ in parts) else None
