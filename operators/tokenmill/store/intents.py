@@ -80,6 +80,22 @@ def live(storage: Storage) -> list[Intent]:
     return list(found.values())
 
 
+def others(storage: Storage, mine: Intent) -> list[Intent]:
+    """Return the intents of all other operations under way, as a gc asks before it deletes.
+
+    Raises:
+        StoreError: the holder's own is not among them. It could not be renewed in time, or the
+            storage's listings are late; in both cases others may be at work unseen.
+    """
+    found = live(storage)
+    if all(intent.intent_id != mine.intent_id for intent in found):
+        raise StoreError(
+            "does not show this operation's own intent, so that others may go unseen; try again",
+            uri=storage.uri,
+        )
+    return [intent for intent in found if intent.intent_id != mine.intent_id]
+
+
 def now_of(storage: Storage) -> float:
     """Return the storage's own time, in seconds since the epoch, to an operation that `hold`s.
 

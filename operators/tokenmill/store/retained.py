@@ -28,12 +28,23 @@ def own_versions(log: Log) -> Iterator[Snapshot]:
         yield log.read(number)
 
 
-def retained(storage: Storage) -> list[Snapshot]:
-    """Return every version of every branch, each once."""
-    logs = (Log(storage, name) for name in branch_names(storage))
-    return [version for log in logs for version in own_versions(log)]
+def retained(storage: Storage) -> Iterator[Snapshot]:
+    """Yield every version of every branch, each once."""
+    for name in branch_names(storage):
+        yield from own_versions(Log(storage, name))
 
 
 def distinct(refs: Iterable[FileRef]) -> list[FileRef]:
     """Return each file once, in the order of its first mention."""
     return list({ref.path: ref for ref in refs}.values())
+
+
+def tables_of(version: Snapshot) -> Iterator[FileRef]:
+    """Yield the files that a version names itself; its shards are named by its segments."""
+    yield from version.segments
+    yield from version.rejects
+    yield from version.plans
+    yield from version.tombstones
+    yield from version.missing
+    for group in version.groups:
+        yield from group.segments
