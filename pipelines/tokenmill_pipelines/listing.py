@@ -103,7 +103,7 @@ def list_assets(
     with _contents(assembly, observer) as content:
         diff = Diff(known, denied, content, replaces)
         listing = _write(assembly, map(diff.sift, assembly.source.list()), file, diff=diff)
-    if listing.assets == 0 and listing.there == 0:
+    if not (listing.assets or listing.there or listing.missed):
         raise JobError("lists no assets", path="source")
     listing = replace(
         listing,

@@ -12,18 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from tokenmill.feed import Feed
+from tokenmill.sources.base import Source
+from tokenmill.sources.hashing import content_hash
 from tokenmill.store import Store
+from tokenmill.store.intents import live
+from tokenmill.store.takedown import takedown
 from tokenmill.store.verify import verify_store
 from tokenmill.testing.pictures import encoded
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.jobs import plan_job, run_job
-from tokenmill_pipelines.run import RunResult
+from tokenmill_pipelines.jobs import plan_job, retry_store, run_job
+from tokenmill_pipelines.run import RunResult, open_run, result_of
+from tokenmill_pipelines.stages import STAGES, MissingAssetsError, run_stage
+from tokenmill_schemas.asset import AssetRef
+from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job, parse_job
 
 BROKEN = -1
@@ -118,7 +126,7 @@ def shown(store: Store) -> dict[str, int]:
         (name,) = batch["sample_id"]
         key = str(name).partition("#")[0].rpartition("/")[2].removesuffix(".png")
         assert key not in found, "an asset is shown twice"
-        found[key] = int(batch["image"].ravel()[0])
+        found[key] = int(np.asarray(batch["image"]).ravel()[0])
     return found
 
 
@@ -239,3 +247,251 @@ def test_five_runs_over_a_source_that_changes(name: str, tmp_path: Path) -> None
     store = Store.open(str(tmp_path / "store"))
     for snapshot in store.snapshots():
         assert verify_store(store, snapshot).problems == (), "old versions are as they were"
+
+
+GREYS = {"a": (10, 1), "b": (20, 1), "c": (30, 1)}
+
+
+def test_what_is_again_as_it_was_is_tokenized_again(tmp_path: Path) -> None:
+    """Its unit is one that the store has, with its samples hidden; the new one has another name."""
+    corpus = Corpus(tmp_path)
+    for grey in (10, 11, 10, 11, 10):
+        corpus.run({"a": (grey, grey)})
+    assert corpus.number == 5
+    store = Store.open(str(tmp_path / "store"))
+    units = store.segments(store.snapshot(), ["unit_id"]).column("unit_id").to_pylist()
+    assert len(set(units)) == 5
+
+
+def test_changed_assets_may_be_left(tmp_path: Path) -> None:
+    """With on_changed = "keep" old samples stay, in quarantine too, and come back when asked."""
+    corpus = Corpus(tmp_path, increment={"on_changed": "keep", "on_missing": "drop"})
+    result = run(corpus.job(GREYS | {"d": (BROKEN, 1)}))
+    changed = {"a": (12, 2), "b": (20, 1), "d": (40, 2)}
+    result = run(corpus.job(changed))
+    assert (result.listed["changed"], result.done["assets"]) == (2, 0)
+    assert (result.committed, result.listed["missing"]) == (True, 1)
+    assert shown(Store.open(result.store_uri)) == {"a": 10, "b": 20}
+    corpus.increment["on_changed"] = "replace"
+    result = run(corpus.job(changed | {"c": (31, 1)}))
+    assert (result.done["assets"], result.listed["returned"]) == (2, 1)
+    assert shown(Store.open(result.store_uri)) == {"a": 12, "b": 20, "c": 30, "d": 40}
+
+
+def test_to_begin_to_drop_what_is_missing_is_news_once(tmp_path: Path) -> None:
+    """The samples of what went before are hidden by the next run; to keep again shows none."""
+    corpus = Corpus(tmp_path)
+    corpus.run(GREYS)
+    left = {"a": (10, 1)}
+    corpus.run(left)
+    dropping = Corpus(tmp_path, increment={"on_missing": "drop"})
+    result = run(dropping.job(left))
+    assert (result.committed, result.snapshot_number) == (True, 3)
+    assert shown(Store.open(result.store_uri)) == {"a": 10}
+    for again in (dropping, corpus):
+        result = run(again.job(left))
+        assert (result.committed, shown(Store.open(result.store_uri))) == (False, {"a": 10})
+    result = run(dropping.job(GREYS))
+    assert (result.committed, result.done["units"]) == (True, 0)
+    assert shown(Store.open(result.store_uri)) == {"a": 10, "b": 20, "c": 30}
+
+
+def test_a_source_that_is_half_gone_stops_the_run(tmp_path: Path) -> None:
+    """Nothing is committed or written; `plan` says how many are missing instead of failing."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop", "max_missing_fraction": 0.5})
+    corpus.run(GREYS | {"d": (40, 1)})
+    before = everything(str(tmp_path / "store"))
+    job = corpus.job({"a": (10, 1), "e": (50, 1)})
+    assert (plan_job(job).missing, plan_job(job).new_assets) == (3, 1)
+    with pytest.raises(MissingAssetsError, match=r"^3 of 4 assets.*'daily'.*= 0\.5 allows.*source"):
+        run(job)
+    with pytest.raises(MissingAssetsError, match="4 of 4"):
+        run(corpus.job({}))
+    assert everything(str(tmp_path / "store")) == before
+    corpus.run({"a": (10, 1), "b": (20, 1), "e": (50, 1)})
+    corpus.run({"a": (10, 1), "e": (50, 1)})
+    assert corpus.missing == {"b", "c", "d"}, "of three that were there one is missing"
+
+
+def test_a_source_may_end_empty_if_the_job_says_so(tmp_path: Path) -> None:
+    """One that never listed anything is a slip all the same."""
+    with pytest.raises(JobError, match="lists no assets"):
+        run(Corpus(tmp_path).job({}))
+    corpus = Corpus(tmp_path)
+    corpus.run(GREYS)
+    corpus.run({})
+    assert (corpus.number, corpus.missing) == (2, {"a", "b", "c"})
+
+
+def test_jobs_mind_their_own_assets(tmp_path: Path) -> None:
+    """Two jobs on one store miss nothing of each other's; a job by another name is another job."""
+    uri = str(tmp_path / "store")
+    ours, theirs = (
+        Corpus(_made(tmp_path / name), name=name, store_uri=uri, increment={"on_missing": "drop"})
+        for name in ("ours", "theirs")
+    )
+    run(ours.job(GREYS))
+    assert run(theirs.job({"x": (70, 1), "y": (80, 1)})).listed["missing"] == 0
+    result = run(ours.job({"a": (10, 1)}))
+    assert (result.listed["missing"], result.committed) == (2, True)
+    assert run(theirs.job({"x": (70, 1), "y": (80, 1)})).committed is False
+    result = run(theirs.job({"x": (70, 1)}))
+    assert (result.listed["missing"], shown(Store.open(uri))) == (1, {"a": 10, "x": 70})
+    ours.name = "renamed"
+    result = run(ours.job({"f": (60, 1)}))
+    assert (result.listed["missing"], shown(Store.open(uri))) == (0, {"a": 10, "x": 70, "f": 60})
+    assert verify_store(Store.open(uri), Store.open(uri).snapshot()).problems == ()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_retry_takes_up_what_changed_and_what_came_back(tmp_path: Path) -> None:
+    """What is mended leaves the quarantine; what was missing and is there is missing no more."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop", "identity": "content"})
+    broken = dict.fromkeys(("d", "e", "f"), (BROKEN, 1))
+    corpus.run(GREYS | broken)
+    corpus.run(GREYS | {"d": (BROKEN, 1)})
+    corpus.job(GREYS | {"d": (41, 2), "e": (51, 2)})
+    result = retry_store(str(tmp_path / "store"), observer=SilentObserver())
+    corpus.number += 1
+    corpus.tokenized |= {"d": (41, 2), "e": (51, 2)}
+    corpus.missing = {"f"}
+    assert (result.committed, result.done["assets"]) == (True, 2)
+    corpus.check(result)
+    corpus.run(GREYS | {"d": (41, 3), "e": (51, 2)})
+    assert corpus.number == 3, "the retry's plan has the hashes too"
+
+
+def test_only_one_row_of_a_repeated_key_is_retried(tmp_path: Path) -> None:
+    """The other is accounted for already, under a key of its own."""
+    write_files(tmp_path / "files", {"d": (BROKEN, 1)})
+
+    def as_twice(root: Path, state: State) -> dict[str, Any]:
+        source = as_jsonl(root, state)
+        lines = (root / "list.jsonl").read_text()
+        (root / "list.jsonl").write_text(lines * 2)
+        return source
+
+    job = Corpus(tmp_path, as_twice).job({"d": (BROKEN, 1)})
+    assert run(job).totals["rejected"] == 2
+    write_files(tmp_path / "files", {"d": (40, 2)})
+    result = retry_store(job.store.uri, observer=SilentObserver())
+    store = Store.open(job.store.uri)
+    assert verify_store(store, store.snapshot()).problems == ()
+    assert (shown(store), result.totals["rejected"]) == ({"d": 40}, 1)
+
+
+def test_content_is_read_only_where_the_version_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand files that nobody touched cost a look at each, not a reading."""
+    read: list[str] = []
+
+    def spied(source: Source, ref: AssetRef) -> str:
+        read.append(_stem(ref.key))
+        return content_hash(source, ref)
+
+    monkeypatch.setattr("tokenmill.sources.hashing.content_hash", spied)
+    corpus = Corpus(tmp_path, increment={"identity": "content"})
+    run(corpus.job(GREYS))
+    assert sorted(read) == ["a", "b", "c"]
+    read.clear()
+    result = run(corpus.job({"a": (10, 2), "b": (21, 2), "c": (30, 1), "d": (40, 1)}))
+    assert sorted(read) == ["a", "b", "d"]
+    assert result.done["assets"] == 2
+
+
+def test_a_file_that_changes_under_a_run_is_told_and_mended_by_the_next(tmp_path: Path) -> None:
+    """Between the listing and the reading; whichever way the job tells its assets."""
+    for number, identity in enumerate(("version", "content")):
+        corpus = Corpus(_made(tmp_path / f"{number}"), increment={"identity": identity})
+        job = corpus.job(GREYS)
+        with open_run(job, SilentObserver()) as state:
+            for name, stage in STAGES:
+                run_stage(state, name, stage)
+                if name == "plan":
+                    write_files(corpus.root / "files", GREYS | {"a": (BROKEN, 2)})
+            (quarantined,) = result_of(state).quarantine
+        assert quarantined[:2] == ("a.png", "changed")
+        result = run(corpus.job(GREYS))
+        assert (result.listed["changed"], result.done["quarantined"]) == (0, 0)
+        result = run(corpus.job(GREYS | {"a": (11, 3)}))
+        assert (result.listed["changed"], result.totals["rejected"]) == (1, 0)
+
+
+def test_what_was_taken_down_does_not_come_back(tmp_path: Path) -> None:
+    """Neither as it is, nor changed, nor does anybody miss it."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop", "max_missing_fraction": 0.0})
+    run(corpus.job(GREYS))
+    store = Store.open(str(tmp_path / "store"))
+    takedown(store, keys=["a.png"], reason="test")
+    for state in (GREYS, GREYS | {"a": (11, 2)}):
+        result = run(corpus.job(state))
+        assert (result.listed["withheld"], result.committed) == (1, False)
+    result = run(corpus.job({"b": (20, 1), "c": (30, 1), "d": (40, 1)}))
+    assert (result.listed["withheld"], result.listed["missing"]) == (0, 0)
+    assert shown(store) == {"b": 20, "c": 30, "d": 40}
+
+
+def test_a_run_holds_the_store_for_as_long_as_it_works(tmp_path: Path) -> None:
+    """A run with nothing to do writes nothing at all; `plan` neither."""
+    job = Corpus(tmp_path).job(GREYS)
+    with open_run(job, SilentObserver()) as state:
+        storage = state.assembly.store.storage
+        for name, stage in STAGES:
+            assert bool(live(storage)) == (name not in {"list", "plan"}), name
+            run_stage(state, name, stage)
+        (intent,) = live(storage)
+        assert (intent.kind, intent.note) == ("run", "daily")
+    assert live(storage) == []
+    with open_run(job, SilentObserver()) as state:
+        for name, stage in STAGES:
+            run_stage(state, name, stage)
+        assert live(storage) == []
+
+
+def test_an_interrupted_increment_goes_on_from_its_receipts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it replaces what the store has under the same names."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop"})
+    for grey in (10, 11):
+        corpus.run({"a": (grey, grey), "b": (20, 1)})
+    job = corpus.job({"a": (10, 10), "c": (30, 1)})
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Store, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
+    result = run(job)
+    assert (result.done["units"], result.done["reused_units"], result.committed) == (0, 1, True)
+    assert shown(Store.open(result.store_uri)) == {"a": 10, "c": 30}
+
+
+@pytest.mark.s3
+def test_increments_on_an_object_store(s3_root: str, tmp_path: Path) -> None:
+    """Pictures and store on S3: etags tell a change, and the same bytes are no news."""
+    folder = s3_root.rpartition("/")[0] + "/pictures"
+
+    def as_objects(root: Path, state: State) -> dict[str, Any]:
+        fs, path = fsspec.core.url_to_fs(folder, use_listings_cache=False)
+        there = {_stem(name): name for name in fs.find(path)}
+        for key in there.keys() - state.keys():
+            fs.rm_file(there[key])
+        for key, (grey, _) in state.items():
+            fs.pipe_file(f"{path}/{key}.png", picture(grey))
+        return {"kind": "files", "urls": [folder]}
+
+    # An etag is a digest of the bytes, so content is what versions say.
+    states = [{key: (grey, grey) for key, (grey, _) in state.items()} for state in HISTORY]
+    for identity in ("version", "content"):
+        increment = {"identity": identity, "on_missing": "drop"}
+        corpus = Corpus(tmp_path, as_objects, increment, f"{s3_root}-{identity}")
+        for state in states:
+            corpus.run(state)
