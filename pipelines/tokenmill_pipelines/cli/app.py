@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenmill_pipelines.cli import output
+from tokenmill_pipelines.cli import output, versions
+from tokenmill_pipelines.cli.export import export
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
+from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
 
 if TYPE_CHECKING:
@@ -32,16 +34,6 @@ tokenizers_app = typer.Typer(help="See which tokenizers there are.", **SETTINGS)
 app.add_typer(samples_app, name="samples")
 app.add_typer(tokenizers_app, name="tokenizers")
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (TOML).")]
-StoreUri = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder or URL.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change a key of the job; repeatable."),
-]
-Ref = Annotated[str | None, typer.Option("--ref", help="Snapshot number or tag; else the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
 
 def _version(asked: bool) -> None:
     if asked:
@@ -60,17 +52,8 @@ def root(
     """Tokenize image, video and 3D corpora into versioned stores, and read them."""
 
 
-def _show(value: Any, renderer: str, *, as_json: bool) -> None:
-    if as_json:
-        output.document(value)
-        return
-    from tokenmill_pipelines.cli import render
-
-    getattr(render, renderer)(value)
-
-
 def _finish(result: RunResult, *, as_json: bool) -> None:
-    _show(asdict(result), "result", as_json=as_json)
+    show(asdict(result), "result", as_json=as_json)
     if result.quarantined:
         raise typer.Exit(QUARANTINE)
 
@@ -111,10 +94,11 @@ def plan(job: JobFile, sets: Sets = None, as_json: Json = False, debug: Debug = 
         value = {name: getattr(summary, name) for name in summary.__slots__}
         value["spec"] = summary.spec.to_json()
         value["streams"] = [describe_stream(stream) for stream in summary.spec.streams]
-        _show(value, "plan", as_json=as_json)
+        show(value, "plan", as_json=as_json)
 
 
 app.command()(serve)
+app.command()(export)
 
 
 @app.command()
@@ -140,29 +124,13 @@ def retry(
         _finish(result, as_json=as_json)
 
 
-@app.command()
-def show(store: StoreUri, ref: Ref = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Show what a version of a store holds."""
-    with guard(as_json=as_json, debug=debug):
-        from tokenmill.store import Store
-        from tokenmill_pipelines.cli.stores import describe_store
-
-        _show(describe_store(Store.open(store), ref), "store", as_json=as_json)
-
-
-@app.command()
-def log(store: StoreUri, as_json: Json = False, debug: Debug = False) -> None:
-    """List the versions of a store, newest first."""
-    with guard(as_json=as_json, debug=debug):
-        from tokenmill.store import Store
-        from tokenmill_pipelines.cli.stores import describe_log
-
-        _show(describe_log(Store.open(store)), "log", as_json=as_json)
+for _name, _command in versions.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.command()
 def verify(
-    store: StoreUri,
+    store: StoreAt,
     ref: Ref = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only look whether the files are there.")
@@ -172,40 +140,17 @@ def verify(
 ) -> None:
     """Read a version's files back and prove what it claims; exit code 1 if they do not."""
     with guard(as_json=as_json, debug=debug):
-        from tokenmill.store import Store
-        from tokenmill_pipelines.cli.stores import verify as verify_version
+        from tokenmill_pipelines.cli import stores
 
-        value = verify_version(Store.open(store), ref, deep=not quick)
-        _show(value, "verified", as_json=as_json)
+        value = stores.verify(*stores.open_at(store, ref), deep=not quick)
+        show(value, "verified", as_json=as_json)
         if not value["sound"]:
             raise typer.Exit(FAILED)
 
 
 @app.command()
-def tag(
-    store: StoreUri,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The name; it never moves.")],
-    ref: Annotated[
-        str | None, typer.Argument(metavar="REF", help="Snapshot number or tag; else the newest.")
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Name a version of a store for ever."""
-    with guard(as_json=as_json, debug=debug):
-        from tokenmill.store import Store
-
-        snapshot = Store.open(store).tag(name, ref)
-        value = {"tag": name, "number": snapshot.number, "content_id": snapshot.content_id}
-        if as_json:
-            output.document(value)
-        else:
-            output.facts([("tag", name), ("snapshot", snapshot.number)])
-
-
-@app.command()
 def feed(
-    store: StoreUri,
+    store: StoreAt,
     ref: Ref = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Over all ranks.")] = 8,
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many to read.")] = 100,
@@ -218,12 +163,13 @@ def feed(
     """Read batches as a trainer would; print the first ones and the speed."""
     with guard(as_json=as_json, debug=debug):
         from tokenmill.feed import Feed
-        from tokenmill_pipelines.cli.stores import read_batches
+        from tokenmill_pipelines.cli import stores
 
+        at, chosen = stores.open_at(store, ref)
         opened = Feed(
-            store, ref=ref, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+            at, ref=chosen, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
         )
-        _show(read_batches(opened, batches), "batches", as_json=as_json)
+        show(stores.read_batches(opened, batches), "batches", as_json=as_json)
 
 
 @samples_app.command("list")
@@ -232,7 +178,7 @@ def list_samples(as_json: Json = False, debug: Debug = False) -> None:
     with guard(as_json=as_json, debug=debug):
         from tokenmill_pipelines.cli import catalogues
 
-        _show(catalogues.list_samples(), "samples", as_json=as_json)
+        show(catalogues.list_samples(), "samples", as_json=as_json)
 
 
 @samples_app.command("fetch")
@@ -277,9 +223,9 @@ def kinds(
         from tokenmill_pipelines.cli import catalogues
 
         if kind:
-            _show(catalogues.describe_kind(section, kind), "kind", as_json=as_json)
+            show(catalogues.describe_kind(section, kind), "kind", as_json=as_json)
         else:
-            _show(catalogues.list_kinds(section), "kinds", as_json=as_json)
+            show(catalogues.list_kinds(section), "kinds", as_json=as_json)
 
 
 @tokenizers_app.command("list")
@@ -288,7 +234,7 @@ def list_tokenizers(as_json: Json = False, debug: Debug = False) -> None:
     with guard(as_json=as_json, debug=debug):
         from tokenmill_pipelines.cli import catalogues
 
-        _show(catalogues.list_tokenizers(), "kinds", as_json=as_json)
+        show(catalogues.list_tokenizers(), "kinds", as_json=as_json)
 
 
 @tokenizers_app.command("describe")
@@ -306,4 +252,4 @@ def describe_tokenizer(
         from tokenmill_pipelines.cli import catalogues
 
         value = catalogues.describe_tokenizer(kind, variant, size)
-        _show(value, "tokenizer", as_json=as_json)
+        show(value, "tokenizer", as_json=as_json)
