@@ -110,9 +110,10 @@ class LimitsConfig:
     ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
     what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
     from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
-    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how much
-    decoding and viewing one asset may make its actor grow before it is given up; 0 sets no limit.
-    It counts private memory that is asked for, and the kernel holds the process to it (on Linux).
+    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how
+    much decoding and viewing one asset may make its actor grow before it is given up, 0 sets no
+    limit; it counts private memory that is asked for, and the kernel refuses what is beyond (on
+    Linux).
     """
 
     max_asset_bytes: int = 512 * 2**20
