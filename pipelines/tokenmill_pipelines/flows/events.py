@@ -1,6 +1,7 @@
 """The dataset event: after each commit Prefect is told, so that an automation can start training.
 
-The event ``tokenmill.snapshot.committed`` is about the resource ``tokenmill.store.<uri>``; its
+The event ``tokenmill.snapshot.committed`` is about the resource ``tokenmill.store.<address>``, with
+the address that `tokenmill serve` shows: a URL without credentials, or a folder. Its
 payload says which snapshot there is, and what is new in it (`tokenmill_pipelines.serving`).
 Prefect adds the flow run, the flow and the deployment to the related resources.
 
@@ -16,7 +17,7 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
 from tokenmill_pipelines.run import Run, result_of
-from tokenmill_pipelines.serving import COMMITTED, announcement
+from tokenmill_pipelines.serving import COMMITTED, announcement, store_address
 
 #: Seconds that a run waits for the server to take the event.
 SEND_S = 10.0
@@ -26,9 +27,9 @@ def announce(run: Run) -> None:
     """Tell Prefect of what a run has committed, if it has; returns when the event is sent."""
     if run.snapshot is None or not run.committed:
         return
-    result = result_of(run)
+    job = run.assembly.job
     made = announcement(
-        run.snapshot, store=result.store_uri, job=run.assembly.job.name, added=result.done
+        run.snapshot, store=store_address(job), job=job.name, added=result_of(run).done
     )
     emit_event(
         COMMITTED,

@@ -32,7 +32,7 @@ from tokenmill_pipelines.serving import slot_name, store_address
 from tokenmill_schemas.job import read_job
 
 #: Seconds that a run has to clean up when it is asked to end, and its exit code after that.
-END_S = 8.0
+END_S = 5.0
 TERMINATED = 143
 
 
