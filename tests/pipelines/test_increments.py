@@ -495,3 +495,20 @@ def test_increments_on_an_object_store(s3_root: str, tmp_path: Path) -> None:
         corpus = Corpus(tmp_path, as_objects, increment, f"{s3_root}-{identity}")
         for state in states:
             corpus.run(state)
+
+
+def test_two_drivers_of_one_job_do_what_is_news_once(tmp_path: Path) -> None:
+    """Whoever commits second finds all of it done, and hides nothing of what the first one made."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop"})
+    corpus.run(GREYS | {"d": (BROKEN, 1), "e": (BROKEN, 1)})
+    job = corpus.job({"a": (11, 2), "b": (20, 1), "d": (40, 2), "e": (BROKEN, 2)})
+    with open_run(job, SilentObserver()) as slow:
+        for name, stage in STAGES:
+            if name == "commit":
+                assert run(job).committed
+            run_stage(slow, name, stage)
+        second = result_of(slow)
+    assert (second.committed, second.snapshot_number) == (False, 2)
+    corpus.tokenized |= {"a": (11, 2), "d": (40, 2), "e": (BROKEN, 2)}
+    corpus.missing = {"c"}
+    corpus.check(second)

@@ -80,7 +80,7 @@ def append(log: Log, commit: Commit) -> Snapshot:
 
     def change(head: Snapshot | None) -> Snapshot | None:
         check(log.storage, head, commit.identity)
-        fresh = replace(commit, receipts=_fresh(log.storage, head, commit.receipts))
+        fresh = _fresh(log.storage, head, commit)
         if head is None:
             return _next(log, root(commit.identity), fresh)
         if head.number != commit.base:
@@ -104,12 +104,16 @@ def _differs(wanted: Snapshot, head: Snapshot) -> bool:
     )
 
 
-def _fresh(
-    storage: Storage, head: Snapshot | None, receipts: tuple[Receipt, ...]
-) -> tuple[Receipt, ...]:
-    """Drop the units that the newest version already holds."""
-    held = held_units(storage, head.segments if head else (), (r.unit_id for r in receipts))
-    return tuple(receipt for receipt in receipts if receipt.unit_id not in held)
+def _fresh(storage: Storage, head: Snapshot | None, commit: Commit) -> Commit:
+    """Drop the units that the newest version already holds, and what gave way to them there."""
+    units = (receipt.unit_id for receipt in commit.receipts)
+    held = held_units(storage, head.segments if head else (), units)
+    if not held:
+        return commit
+    receipts = tuple(r for r in commit.receipts if r.unit_id not in held)
+    left = replace(commit, receipts=receipts)
+    keys = _planned_keys(storage, left)
+    return replace(left, replaced=commit.replaced & keys, resolved=commit.resolved & keys)
 
 
 def _check_rebase(log: Log, commit: Commit, head: Snapshot) -> None:
@@ -119,7 +123,8 @@ def _check_rebase(log: Log, commit: Commit, head: Snapshot) -> None:
     of the same assets; or it may have retried some of the same quarantined ones.
     """
     held = _base_plans(log, commit)
-    others = [part for part in head.plans if part not in held and part not in commit.plans]
+    own = {part.sha256 for part in (*held, *commit.plans)}
+    others = [part for part in head.plans if part.sha256 not in own]
     twice = _accounted_since(log.storage, commit, held, others) if others else set()
     if commit.resolved:
         rejects = read_tables(log.storage, head.rejects, REJECT_SCHEMA, ["asset_key"])
