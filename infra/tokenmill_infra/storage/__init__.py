@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenmill_infra.storage.exclusive import writing
 from tokenmill_infra.storage.local import LocalStorage
 from tokenmill_infra.storage.options import carried, storage_options
 from tokenmill_infra.storage.paths import local_root
@@ -24,6 +25,7 @@ __all__ = [
     "probe_folder",
     "scratch",
     "storage_options",
+    "writing",
 ]
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenmill.store.log import Log
+from tokenmill_infra.storage import writing
 from tokenmill_schemas.errors import ConflictError
 from tokenmill_schemas.snapshot import Snapshot
 
@@ -29,17 +30,19 @@ def transact(log: Log, change: Change) -> Snapshot | None:
 
     Raises:
         ConflictError: other commits kept winning, or ``change`` cannot hold beside what won.
+        StoreError: the storage does not keep exclusive create, and another writer is at work.
     """
-    for _ in range(REBASES):
-        head = log.head()
-        wanted = change(head)
-        if wanted is None:
-            return head
-        try:
-            log.append(wanted)
-        except ConflictError:
-            continue
-        return wanted
+    with writing(log.storage):
+        for _ in range(REBASES):
+            head = log.head()
+            wanted = change(head)
+            if wanted is None:
+                return head
+            try:
+                log.append(wanted)
+            except ConflictError:
+                continue
+            return wanted
     raise ConflictError(f"{REBASES} commits came first; try again", uri=log.storage.uri)
 
 
