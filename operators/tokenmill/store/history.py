@@ -35,6 +35,10 @@ from tokenmill_schemas.snapshot import (
 CONTENT = ("segments", "rejects", "plans", "tombstones", "missing", "groups", "totals")
 
 
+#: The tables of a version whose rows are about single assets.
+_BY_ASSET = {"tombstones": TOMBSTONE_SCHEMA, "rejects": REJECT_SCHEMA, "missing": MISSING_SCHEMA}
+
+
 def restore(log: Log, old: Snapshot) -> Snapshot:
     """Make the content of an older version the newest one; what came between stays in the log.
 
@@ -182,16 +186,25 @@ class _Merge:
         return append_rows(self.storage, paths.TOMBSTONES, (), table.filter(there))
 
     def _check(self) -> None:
-        """Refuse what both sides did to the same assets or units."""
-        units = {
-            s.commit_id: {row[0]: row for row in self._rows(s, "segments", SEGMENT_SCHEMA)}
+        """Refuse what both sides did to the same assets or units, unless they did the same.
+
+        A unit that was rewritten, as by compaction, counts for all of its assets.
+        """
+        units = [
+            {row[0]: row for row in self._rows(s, "segments", SEGMENT_SCHEMA)}
             for s in (self.base, self.ours, self.theirs)
-        }
-        base, ours, theirs = (units[s.commit_id] for s in (self.base, self.ours, self.theirs))
+        ]
+        base, ours, theirs = units
         both = (base.keys() - ours.keys()) & (base.keys() - theirs.keys())
-        new = [self._keys(side[u] for u in side.keys() - base.keys()) for side in (ours, theirs)]
-        shared = (ours.keys() & theirs.keys()) - base.keys()
-        twice = (new[0] & new[1]) - self._keys(ours[u] for u in shared)
+        mine = self._keys(ours[u] for u in ours.keys() - base.keys() - theirs.keys())
+        other = self._keys(theirs[u] for u in theirs.keys() - base.keys() - ours.keys())
+        for name, schema in _BY_ASSET.items():
+            sides = (set(self._rows(s, name, schema)) for s in (self.base, self.ours, self.theirs))
+            before, here, there = sides
+            key = schema.get_field_index("asset_key")
+            mine |= {row[key] for row in (before ^ here) - (before ^ there)}
+            other |= {row[key] for row in (before ^ there) - (before ^ here)}
+        twice = mine & other
         if both or twice:
             what = f"{len(twice)} assets" if twice else f"{len(both)} units"
             some = ", ".join(sorted(twice or both)[:3])
