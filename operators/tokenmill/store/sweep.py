@@ -21,7 +21,7 @@ from tokenmill.store.intents import Intent, others
 from tokenmill.store.records import read_record
 from tokenmill.store.retained import tables_of
 from tokenmill.store.tables import read_table
-from tokenmill.store.takedowns import TABLES, Takedowns
+from tokenmill.store.takedowns import TABLES, Takedowns, covered
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.errors import CorruptShardError, StoreError
 from tokenmill_schemas.snapshot import FileRef, Receipt, Snapshot, receipt_from_json
@@ -87,8 +87,10 @@ def _digests(names: Iterable[str]) -> _Digests:
     return np.frombuffer(b"".join(found), "S16")
 
 
-def mark(storage: Storage, versions: Iterable[Snapshot]) -> Marks:
+def mark(storage: Storage, versions: Iterable[Snapshot], *, purged: int | None = None) -> Marks:
     """Return all files that ``versions``, and the chain of takedowns, name.
+
+    The positions in the first ``purged`` records of the chain are not; None is what was purged.
 
     The receipts of units that a version holds are among them: a run on another branch, or after a
     restore, makes these units by taking what is there.
@@ -108,10 +110,18 @@ def mark(storage: Storage, versions: Iterable[Snapshot]) -> Marks:
         marks.add(paths.receipt_file(unit) for unit in table.column("unit_id").to_pylist())
     for ref in groups.values():
         marks.add(read_table(storage, ref, ["path"]).column("path").to_pylist())
-    for record in Takedowns(storage).records():
-        marks.add(ref.path for ref in (*record.positions, *record.denied))
-        marks.add(record.facts.get("files", ()))
+    _mark_chain(storage, marks, purged)
     return marks
+
+
+def _mark_chain(storage: Storage, marks: Marks, purged: int | None) -> None:
+    records = Takedowns(storage).records()
+    until = covered(records, "purged") if purged is None else purged
+    for record in records:
+        marks.add(ref.path for ref in record.denied)
+        marks.add(record.facts.get("files", ()))
+        if record.number > until:
+            marks.add(ref.path for ref in record.positions)
 
 
 @dataclass(slots=True)

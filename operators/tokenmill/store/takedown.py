@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from tokenmill.store.denied import denied_samples, hexes
 from tokenmill.store.hidden import among, hide
 from tokenmill.store.history import hidden_totals
-from tokenmill.store.locate import FOUND_SCHEMA, By, candidates, find, locate
+from tokenmill.store.locate import FOUND_SCHEMA, By, find, locate, shard_paths
 from tokenmill.store.log import Log
 from tokenmill.store.retained import branch_names, distinct, retained
 from tokenmill.store.segments import read_segments
@@ -173,7 +173,7 @@ def _resolve(store: Store, request: _Request, segments: Sequence[FileRef]) -> pa
     storage, where = store.storage, request.where
     if where is None:
         return locate(storage, segments, request.names, by=request.by)
-    shards = candidates(storage, segments, None)
+    shards = shard_paths(storage, segments)
     for path in shards[:1]:
         with store.shard(path) as shard:
             layout = shard.layout

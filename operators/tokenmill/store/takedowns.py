@@ -35,6 +35,8 @@ DENIED_SCHEMA = pa.schema(
 Kind = Literal["takedown", "purge", "purged"]
 #: Where the tables of records lie: beside them, under names that are no numbers.
 TABLES = f"{paths.TAKEDOWNS}/tables"
+#: What removals under way have written down.
+REMOVALS = f"{paths.TAKEDOWNS}/removals"
 
 
 @dataclass(frozen=True, slots=True)
