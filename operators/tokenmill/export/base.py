@@ -87,6 +87,16 @@ class Exporter(Protocol):
         ...
 
 
+def check_file_bytes(file_bytes: int) -> None:
+    """Check the size that files are cut at.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    if file_bytes < 1:
+        raise ValueError(f"file_bytes must be positive, got {file_bytes}")
+
+
 def nothing() -> JobError:
     """Return the error for an export without samples."""
     return JobError("there is no sample to export: all are hidden or filtered out", path="where")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmill.export.base import Target
-from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import ConflictError, JobError
 
 LOG = "_delta_log"
@@ -105,7 +104,9 @@ def commit(
     change = {"dataChange": True}
     actions += [{"remove": {"path": path, "deletionTimestamp": now, **change}} for path in gone]
     actions += [{"add": _add(file, now) | change} for file in fresh]
-    data = b"".join(canonical_json(action) + b"\n" for action in actions)
+    # ASCII, for a log is cut at its line ends, and some readers know more of those than others.
+    lines = (json.dumps(action, sort_keys=True, allow_nan=False) for action in actions)
+    data = "".join(f"{line}\n" for line in lines).encode()
     try:
         target.storage.create(_file(table.name, table.version + 1), data)
     except FileExistsError as error:

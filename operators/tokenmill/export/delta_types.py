@@ -92,6 +92,14 @@ def _nest(flat: dict[str, pa.Array], field: pa.Field, path: str) -> pa.Array:
 
 def converted(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """Return a column as the type that `delta_type` gave for it; finer times are cut off."""
+    if pa.types.is_struct(kind):
+        # By position: a cast of structs goes by name, and leaves null what was renamed.
+        members = [converted(column.field(i), kind.field(i).type) for i in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(members, fields=list(kind), mask=column.is_null())
+    if pa.types.is_list(kind) and pa.types.is_nested(kind.value_type):
+        lists = column.cast(pa.list_(column.type.value_type)).take(pa.array(range(len(column))))
+        values = converted(lists.values, kind.value_type)
+        return pa.ListArray.from_arrays(lists.offsets, values, type=kind, mask=lists.is_null())
     if pa.types.is_time(column.type) or pa.types.is_duration(column.type):
         column = column.cast(pa.int32() if column.type.bit_width == 32 else pa.int64())
     return column.cast(kind, safe=False)
@@ -153,8 +161,9 @@ def statistics(table: pa.Table) -> dict[str, Any]:
 def _measure(name: str, column: pa.Array, into: tuple[dict[str, Any], ...]) -> None:
     if pa.types.is_struct(column.type):
         inner: tuple[dict[str, Any], ...] = ({}, {}, {})
-        for index, field in enumerate(column.type):
-            _measure(field.name, column.field(index), inner)
+        # Flattened, a field is null where its struct is.
+        for field, member in zip(column.type, column.flatten(), strict=True):
+            _measure(field.name, member, inner)
         for mine, theirs in zip(into, inner, strict=True):
             mine |= {name: theirs} if theirs else {}
         return

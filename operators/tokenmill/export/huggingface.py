@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from tokenmill.export.base import FILE_BYTES, Target, nothing
+from tokenmill.export.base import FILE_BYTES, Target, check_file_bytes, nothing
 from tokenmill.export.samples import Samples, plain_dtype, plain_schema
 from tokenmill.export.tables import Tables, described, plain_batches
 from tokenmill_schemas.errors import JobError
@@ -32,6 +32,9 @@ class HuggingFaceExporter:
     split: str = "train"
     file_bytes: int = FILE_BYTES
     again: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_file_bytes(self.file_bytes)
 
     def write(self, samples: Samples, target: Target) -> int:
         """Write all samples and return how many.

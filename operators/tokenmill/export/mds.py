@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tokenmill.export.base import FILE_BYTES, Target, nothing, put_folder
+from tokenmill.export.base import FILE_BYTES, Target, check_file_bytes, nothing, put_folder
 from tokenmill.export.samples import Samples, plain_dtype, tokens_and_json
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Stream
@@ -24,6 +24,9 @@ class MdsExporter:
 
     file_bytes: int = FILE_BYTES
     again: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_file_bytes(self.file_bytes)
 
     def write(self, samples: Samples, target: Target) -> int:
         """Write all samples and return how many.

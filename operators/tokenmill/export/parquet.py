@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenmill.export.base import FILE_BYTES, Target, nothing
+from tokenmill.export.base import FILE_BYTES, Target, check_file_bytes, nothing
 from tokenmill.export.samples import Samples
 from tokenmill.export.tables import Tables, described, plain_batches
 
@@ -24,6 +24,9 @@ class ParquetExporter:
 
     file_bytes: int = FILE_BYTES
     again: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_file_bytes(self.file_bytes)
 
     def write(self, samples: Samples, target: Target) -> int:
         """Write all samples and return how many.

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
-from tokenmill.export.base import FILE_BYTES, Target, nothing
+from tokenmill.export.base import FILE_BYTES, Target, check_file_bytes, nothing
 from tokenmill.export.energon import EnergonIndex
 from tokenmill.export.indexes import Member, dali_index, energon_index
 from tokenmill.export.samples import Samples, tokens_and_json
@@ -40,6 +40,9 @@ class WebDatasetExporter:
     split: str = "train"
     file_bytes: int = FILE_BYTES
     again: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_file_bytes(self.file_bytes)
 
     def write(self, samples: Samples, target: Target) -> int:
         """Write all samples and return how many.

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from tokenmill.shards import read_format
+from tokenmill.shards.columns import make_batch
 from tokenmill.store import Commit, Store, paths
 from tokenmill.store.identity import Identity
+from tokenmill.store.tables import append_rows
 from tokenmill.store.version import Version
-from tokenmill.testing.shards import sample_batch, sample_layout
+from tokenmill.testing.shards import EXTRAS, sample_batch, sample_layout
 from tokenmill_infra.storage import scratch
 from tokenmill_schemas.arrow import Packing, ShardLayout
-from tokenmill_schemas.snapshot import Receipt
+from tokenmill_schemas.snapshot import TOMBSTONE_SCHEMA, Receipt
 
 
 class Made:
@@ -37,9 +40,6 @@ class Made:
     def take_down(self, *rows: tuple[int, int]) -> None:
         """Hide rows of shards, by their numbers, from every version."""
         shards = [p for p in self.store.segments(self.store.snapshot())["path"].to_pylist() if p]
-        from tokenmill.store.tables import append_rows
-        from tokenmill_schemas.snapshot import TOMBSTONE_SCHEMA
-
         table = pa.Table.from_pylist(
             [
                 {
@@ -60,9 +60,21 @@ class Made:
         """All rows that were added."""
         return pa.Table.from_batches(self.batches)
 
+    def _rows(self, size: int, seed: int) -> pa.RecordBatch:
+        if self.layout.extras == EXTRAS:
+            whole = sample_batch(sample_layout(self.layout.packing), size, seed=seed)
+            return whole.select(self.layout.schema.names).cast(self.layout.schema)
+        streams = self.layout.spec.streams
+        tokens = {s.name: np.zeros((size, *(n or 0 for n in s.shape)), np.uint8) for s in streams}
+        names = ["sample_id", "asset_key"]
+        ids = {name: [""] * size for name in names}
+        return make_batch(
+            self.layout, tokens, ids | {name: [None] * size for name in self.layout.extras.names}
+        )
+
     def _shard(self, size: int) -> Receipt:
         number = len(self.batches)
-        batch = sample_batch(self.layout, size, seed=number)
+        batch = self._rows(size, number)
         for name in ("sample_id", "asset_key"):
             ids = pa.array([f"{name[0]}{number}/{row}.png" for row in range(size)])
             batch = batch.set_column(batch.schema.names.index(name), batch.schema.field(name), ids)
