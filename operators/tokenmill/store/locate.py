@@ -85,7 +85,9 @@ def _find(
 
     def one(path: str) -> pa.Table:
         table = read_columns(storage, path, read)
-        rows = np.flatnonzero(pc.fill_null(mask_of(path)(table), fill_value=False).to_numpy(zero_copy_only=False))
+        rows = np.flatnonzero(
+            pc.fill_null(mask_of(path)(table), fill_value=False).to_numpy(zero_copy_only=False)
+        )
         keys = [table.column(name).take(pa.array(rows)) for name in KEYS]
         places = [pa.array([path] * len(rows), pa.string()), pa.array(rows, pa.int64())]
         return pa.table([*places, *keys], schema=FOUND_SCHEMA)
