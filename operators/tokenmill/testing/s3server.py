@@ -35,8 +35,8 @@ class S3Server:
 
     endpoint_url: str
     bucket: str = "tokenmill-test"
-    key: str = "test"
-    secret: str = "test-secret"  # noqa: S105  (of a server on loopback that lives for a test)
+    key: str = "TOKENMILLTESTKEY"
+    secret: str = "tokenmill-test-secret"  # noqa: S105  (of a server on loopback that lives for a test)
     pid: int = 0
 
     @property
