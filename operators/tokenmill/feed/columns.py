@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,8 @@ class Projection:
         own = {name for s in there for name in (s, f"{s}.shape")}
         others = [name for name in layout.schema.names if name not in own]
         wanted = there if streams is None else list(streams)
-        _check("feed.streams", wanted, there)
-        _check("feed.columns", list(columns), others)
+        check_names("feed.streams", wanted, there)
+        check_names("feed.columns", columns, others)
         chosen = tuple(layout.spec[name] for name in wanted)
         return cls(layout, chosen, tuple(columns))
 
@@ -83,9 +84,14 @@ def to_numpy(array: pa.Array) -> npt.NDArray[Any]:
     return out
 
 
-def _check(path: str, wanted: list[str], there: list[str]) -> None:
+def check_names(path: str, wanted: Sequence[str], there: list[str]) -> None:
+    """Check that all of ``wanted`` are ``there``, each once.
+
+    Raises:
+        JobError: one is not; names the nearest one.
+    """
     for name in wanted:
         if name not in there:
             raise JobError(f"there is no {name!r}; {nearest(name, there)}", path=path)
     if len(set(wanted)) != len(wanted):
-        raise JobError(f"names one twice: {wanted}", path=path)
+        raise JobError(f"names one twice: {list(wanted)}", path=path)

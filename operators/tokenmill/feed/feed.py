@@ -14,39 +14,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from tokenmill.feed.columns import Batch, Chunk, Projection
-from tokenmill.feed.files import ShardCache, ShardFiles, default_cache
-from tokenmill.feed.grouped import GroupedShards
-from tokenmill.feed.mapped import MappedShards
+from tokenmill.feed.columns import Batch, Chunk
+from tokenmill.feed.files import ShardCache, default_cache
+from tokenmill.feed.opening import Opened, Wanted, open_snapshot, row_bytes
 from tokenmill.feed.order import Order, Shuffle
-from tokenmill.feed.plan import Plan
 from tokenmill.feed.prefetch import prefetch
 from tokenmill.feed.state import FeedState, check_state, state_from_json
 from tokenmill.store import Store
-from tokenmill.store.hidden import Hidden
-from tokenmill_schemas.arrow import values_per_sample
-from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import FingerprintError, JobError, StoreError
 from tokenmill_schemas.snapshot import Snapshot
+from tokenmill_schemas.tokens import Stream
 
 if TYPE_CHECKING:
     from tokenmill.feed.tensors import TorchFeed
 
 Rows = npt.NDArray[np.int64]
 
-#: What the feed reads of the manifest.
-SHARD_FACTS = ["path", "samples", "format", "sha256"]
 #: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
 #: enough to stay in the processor's cache until the batches are used.
 CHUNK_BYTES = 2 * 2**20
 CHUNK_STEPS = 256
 #: Chunks whose rows are ordered and located at once: arithmetic on short arrays is mostly calls.
 LOCATED_CHUNKS = 4
-#: Bytes that a sample of varying shape is taken to have when a chunk is sized.
-VARIABLE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +97,9 @@ class Feed:
             seed: Another seed is another order.
             rank: This process' place among ``world_size``.
             world_size: Number of processes that share each batch.
-            streams: Streams to read; None is all of them.
-            columns: Other columns to read.
+            streams: Streams to read, also of column groups; None is all of the store's own.
+            columns: Other columns to read, also of column groups. Samples of which a group that
+                is read has no values are not shown; `uncovered` counts them.
             shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
             epochs: When to stop; None never.
             drop_last: What to do with the samples that fill no batch.
@@ -124,20 +115,17 @@ class Feed:
         self._store = Store.open(store) if isinstance(store, str) else store
         self.snapshot: Snapshot = self._store.snapshot(ref)
         _check_snapshot(self.snapshot, fingerprint, self._store.uri)
-        table = self._store.segments(self.snapshot, SHARD_FACTS).combine_chunks()
-        samples = table.column("samples").to_numpy()
-        hidden = self._store.hidden(self.snapshot)
-        self._shown = hidden.later and digest([self.snapshot.content_id, hidden.later])
-        self._plan = Plan.of(samples, _hidden_rows(hidden, table))
+        names = None if streams is None else tuple(streams)
+        wanted = Wanted(names, tuple(columns))
+        opened = open_snapshot(
+            self._store, self.snapshot, wanted, cache or ShardCache(default_cache())
+        )
+        self._opened, self._plan, self._shards = opened, opened.plan, opened.shards
         self._order = Order(self._plan.rows, seed, shuffle)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
         self._check_settings()
-        names = None if streams is None else tuple(streams)
-        projection = Projection.of(self._store.layout(self.snapshot), names, tuple(columns))
-        files = ShardFiles(self._store.storage, table, cache or ShardCache(default_cache()))
-        self._shards = _open_shards(files, samples, projection)
-        self._chunk_steps = _chunk_steps(projection, batch_size // world_size)
+        self._chunk_steps = _chunk_steps(opened, batch_size // world_size)
         self._step = 0
         self._iterators = 0
         self._pid = os.getpid()
@@ -146,6 +134,16 @@ class Feed:
     def rows(self) -> int:
         """Samples that the snapshot shows: the length of an epoch."""
         return self._plan.rows
+
+    @property
+    def uncovered(self) -> int:
+        """Samples that are not shown because a column group that is read has no values of them."""
+        return self._opened.uncovered
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The streams that are read, those of column groups among them."""
+        return self._opened.streams
 
     @property
     def step(self) -> int:
@@ -206,7 +204,7 @@ class Feed:
 
     def _state(self) -> FeedState:
         return FeedState(
-            snapshot=self._shown or self.snapshot.content_id,
+            snapshot=self._opened.identity,
             number=self.snapshot.number,
             seed=self._order.seed,
             shuffle=self._order.shuffle,
@@ -214,6 +212,7 @@ class Feed:
             drop_last=self._drop_last,
             epoch=self.epoch,
             position=self._step % len(self) * self._batch_size,
+            groups=self._opened.groups,
         )
 
     def _iterate(self) -> Iterator[Batch]:
@@ -286,22 +285,16 @@ class Feed:
         if self._threads < 0 or (self._epochs is not None and self._epochs < 0):
             raise JobError("threads and epochs must not be negative", path="feed")
         if not self.rows:
-            raise StoreError(f"snapshot {self.snapshot.number} has no samples", uri=self._store.uri)
+            groups = ", ".join(self._opened.groups)
+            why = f" with values in the column groups {groups}" if self.uncovered else ""
+            text = f"snapshot {self.snapshot.number} has no samples{why}"
+            raise StoreError(text, uri=self._store.uri)
         if not len(self):
             raise JobError(
                 f"is {batch}, but the snapshot has {self.rows} samples: take a smaller batch or "
                 "drop_last=False",
                 path="feed.batch_size",
             )
-
-
-def _open_shards(
-    files: ShardFiles, samples: Rows, projection: Projection
-) -> MappedShards | GroupedShards:
-    """Return the fast reader if all shards are Arrow files, else the one for any format."""
-    if set(files.table.column("format").unique().to_pylist()) == {"arrow"}:
-        return MappedShards(files, samples, projection)
-    return GroupedShards(files, projection)
 
 
 def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
@@ -313,20 +306,6 @@ def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
         )
 
 
-def _hidden_rows(hidden: Hidden, segments: pa.Table) -> dict[int, Rows]:
-    """Return the hidden rows of each shard that has some, by its place among ``segments``."""
-    if not hidden.by_path:
-        return {}
-    found = pc.index_in(segments.column("path"), value_set=pa.array(hidden.paths, pa.string()))
-    places = np.flatnonzero(found.is_valid().to_numpy())
-    return {int(i): hidden.rows(str(segments.column("path")[i])) for i in places}
-
-
-def _chunk_steps(projection: Projection, share: int) -> int:
+def _chunk_steps(opened: Opened, share: int) -> int:
     """Return how many steps of ``share`` rows are gathered at once."""
-    row_bytes = 64 * len(projection.columns)
-    for stream in projection.streams:
-        count = values_per_sample(stream)
-        item = np.dtype(stream.storage_dtype).itemsize
-        row_bytes += VARIABLE_BYTES if count is None else count * item
-    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // max(1, row_bytes * share)))
+    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row_bytes(opened) * share)))

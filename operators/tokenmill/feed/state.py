@@ -18,6 +18,7 @@ class FeedState:
 
     ``position`` counts the samples of ``epoch`` that all ranks together have been given: the
     number of ranks is no part of it. ``snapshot`` is the content id, ``number`` is for people.
+    ``groups`` are the column groups that are read, in which every sample shown has values.
     """
 
     snapshot: str
@@ -28,11 +29,13 @@ class FeedState:
     drop_last: bool
     epoch: int
     position: int
+    groups: tuple[str, ...] = ()
     format: int = STATE_FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as a JSON value."""
-        return asdict(self)
+        """Return the state as a JSON value; without groups the key is left out."""
+        value = asdict(self) | {"groups": list(self.groups)}
+        return value if self.groups else {k: v for k, v in value.items() if k != "groups"}
 
 
 def state_from_json(value: Mapping[str, Any]) -> FeedState:
@@ -72,6 +75,12 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
                 "would change; use the setting of the state",
                 path=f"feed.{name}",
             )
+    if state.groups != now.groups:
+        raise JobError(
+            f"the state was made reading the column groups {list(state.groups)}, this feed reads "
+            f"{list(now.groups)}: other samples would be shown; read the columns of those",
+            path="feed.columns",
+        )
     if state.epoch < 0 or state.position < 0 or state.position % state.batch_size:
         raise JobError(
             f"epoch {state.epoch}, position {state.position} is no step of batches of "

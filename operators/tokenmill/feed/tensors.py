@@ -34,8 +34,7 @@ class TorchFeed:
         return len(self._feed)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        spec = self._feed.snapshot.spec
-        streams = {s.name: s for s in spec.streams}
+        streams = {stream.name: stream for stream in self._feed.streams}
         for batch in self._feed:
             kinds = {name: streams[name].kind for name in batch if name in streams}
             bfloat = {name for name in kinds if streams[name].dtype == "bfloat16"}
