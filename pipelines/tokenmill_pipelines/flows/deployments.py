@@ -7,6 +7,7 @@ was due while nobody served is not caught up on: the next run does the work of a
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -40,18 +41,25 @@ class Served:
 def serve(jobs: Sequence[ServedJob], ready: Callable[[Sequence[Served]], None]) -> None:
     """Serve jobs until the main thread is interrupted; then end their runs and pause them.
 
-    The runner has a thread of its own, so that it takes no signals from who called this.
+    The runner has a thread of its own: it would take over the signals of the main thread. Its runs
+    are deaf to a Ctrl-C, which a terminal sends to all processes; the runner ends them in order.
 
     Raises:
         JobError: Prefect refuses a job's schedule.
     """
     service = _Service(jobs, ready)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenmill-serve") as thread:
-        running = thread.submit(asyncio.run, service.run())
+        running = thread.submit(_run_deaf, service)
         try:
             running.result()
         finally:
             service.stop()
+
+
+def _run_deaf(service: _Service) -> None:
+    # A process starts with the blocked signals of the thread that starts it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    asyncio.run(service.run())
 
 
 @dataclass(slots=True)

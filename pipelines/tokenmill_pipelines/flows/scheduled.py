@@ -10,7 +10,6 @@ This module imports nothing that loads numpy, whose threads are limited by what 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -18,15 +17,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from tokenmill_infra.cluster import limit_threads
-from tokenmill_infra.observe import JsonObserver, Observer, PlainObserver
-from tokenmill_pipelines.flows.settings import JSON_LINES
+from tokenmill_pipelines.flows.lines import named_observer
 from tokenmill_pipelines.flows.slots import store_slot
 from tokenmill_pipelines.serving import slot_name, store_address
 from tokenmill_schemas.job import read_job
@@ -34,6 +31,8 @@ from tokenmill_schemas.job import read_job
 #: Seconds that a run has to clean up when it is asked to end, and its exit code after that.
 END_S = 5.0
 TERMINATED = 143
+#: Seconds between two looks whether the runner is still there.
+LOOK_S = 1.0
 
 
 @flow(name="tokenize", persist_result=False)
@@ -55,55 +54,44 @@ def tokenize_file(job_file: str) -> State[None] | None:
             return Completed(name="Skipped", message=message)
         from tokenmill_pipelines.flows.tokenize import run_tasks
 
-        with ended_in_time():
+        with supervised():
             run_tasks(job, observer)
     return None
 
 
 @contextlib.contextmanager
-def ended_in_time() -> Iterator[None]:
-    """Have a run that was asked to end do so in `END_S`, even amid a long batch.
+def supervised() -> Iterator[None]:
+    """Have a run end in `END_S` when it is asked to, and when the runner that started it has gone.
 
-    What it has finished by then is kept, as after a power failure.
+    Else a long batch would hold it, and without a runner nobody sees or ends it any more. What it
+    has finished by then is kept, as after a power failure.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    ask = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ask = before
 
     def handle(number: int, frame: FrameType | None) -> None:
         timer = threading.Timer(END_S, os._exit, (TERMINATED,))
         timer.daemon = True
         timer.start()
-        ask(number, frame)
+        if callable(ask):
+            ask(number, frame)
+        else:
+            sys.exit(TERMINATED)
 
     signal.signal(signal.SIGTERM, handle)
+    over = threading.Event()
+    threading.Thread(target=_end_with_runner, args=(os.getppid(), over), daemon=True).start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        over.set()
+        signal.signal(signal.SIGTERM, ask)
 
 
-class LabelledStream:
-    """Writes lines with their job's name: what several runs say goes to one place."""
-
-    def __init__(self, stream: TextIO, label: str, *, as_json: bool) -> None:
-        self._stream = stream
-        self._head = f'{{"job": {json.dumps(label)}, ' if as_json else f"{label}: "
-        self._cut = int(as_json)
-
-    def write(self, text: str) -> int:
-        """Write a line, or the end of one."""
-        return self._stream.write(self._head + text[self._cut :] if text.strip() else text)
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
-
-
-def named_observer(name: str) -> Observer:
-    """Return an observer whose lines name the job, as JSON if `tokenmill serve` was asked to."""
-    as_json = bool(os.environ.get(JSON_LINES))
-    stream = cast("TextIO", LabelledStream(sys.stderr, name, as_json=as_json))
-    return JsonObserver(stream) if as_json else PlainObserver(stream)
+def _end_with_runner(runner: int, over: threading.Event) -> None:
+    while os.getppid() == runner:
+        if over.wait(LOOK_S):
+            return
+    os.kill(os.getpid(), signal.SIGTERM)
