@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,6 @@ from tokenmill.sources.base import Source
 from tokenmill.sources.opening import as_asset_errors
 from tokenmill.sources.rows import chunks
 from tokenmill_infra.storage import carried
-from tokenmill_infra.storage.paths import without_credentials
-from tokenmill_infra.storage.retry import Retry
 from tokenmill_schemas.asset import ASSET_NAMES, DUPLICATE, AssetRef, refs_of
 from tokenmill_schemas.errors import AssetError
 from tokenmill_schemas.increment import ContentOf
@@ -32,11 +29,10 @@ def content_hash(source: Source, ref: AssetRef) -> str:
     Raises:
         TransientError: the storage failed for a passing reason, after its retries.
     """
-    sha, what = hashlib.sha256(), f"reading {without_credentials(ref.uri)}"
+    sha = hashlib.sha256()
     try:
         with as_asset_errors(ref), source.open(ref) as stream:
-            read = functools.partial(stream.read, READ_BYTES)
-            while data := Retry().call(read, what=what):
+            while data := stream.read(READ_BYTES):
                 sha.update(data)
     except AssetError:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import io
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,14 +13,21 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenmill.sources.opening import as_asset_errors, failure, open_asset
-from tokenmill.sources.places import expand, open_file, size_and_version, stems
+from tokenmill.sources.opening import (
+    as_asset_errors,
+    checked,
+    failure,
+    is_modified,
+    open_asset,
+)
+from tokenmill.sources.places import expand, local_path, open_file, size_and_version, stems
 from tokenmill.sources.rows import BATCH_ROWS, ModalityRule, Row, batch_of, modalities_of
 from tokenmill.sources.tables import Names, folder_of, rows_of
 from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_schemas.asset import AssetRef
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import JobError, Reason
+from tokenmill_schemas.increment import CONTENT
 
 #: Open readers a thread keeps, and rows whose bytes a reader holds at a time.
 READERS = 4
@@ -85,7 +92,7 @@ class ParquetSource:
             data = _reader(ref, self.bytes, self.options).take(row)
         if data is None:
             raise failure(ref, Reason.NOT_FOUND, f"column {self.bytes!r} is null in row {row}")
-        return io.BytesIO(data)
+        return checked(ref, data)
 
     def _check(self, url: str, schema: pa.Schema) -> None:
         named = {"bytes": self.bytes.split(".")[0]} if self.bytes else {"uri": self.uri}
@@ -198,7 +205,8 @@ def _reader(ref: AssetRef, column: str, options: dict[str, Any]) -> _Reader:
     readers: OrderedDict[tuple[str, ...], _Reader] = _OPEN.__dict__.setdefault(
         "readers", OrderedDict()
     )
-    place = (ref.uri, ref.version, column, canonical_json(options).decode())
+    version = ref.version.partition(CONTENT)[0]  # the table's, where it is not the row's own
+    place = (ref.uri, version, column, canonical_json(options).decode())
     if place not in readers:
         readers[place] = _opened(ref, column, options)
         if len(readers) > READERS:
@@ -208,6 +216,10 @@ def _reader(ref: AssetRef, column: str, options: dict[str, Any]) -> _Reader:
 
 
 def _opened(ref: AssetRef, column: str, options: dict[str, Any]) -> _Reader:
+    path = local_path(ref.uri)
+    # Where hashes of the rows are known, they tell it better.
+    if path is not None and CONTENT not in ref.version and is_modified(ref, os.stat(path)):  # noqa: PTH116
+        raise failure(ref, Reason.CHANGED, "its table was modified since it was listed: list again")
     try:
         return _Reader(_open_table(ref.uri, options), column)
     except JobError as error:
