@@ -72,8 +72,9 @@ class ClusterConfig:
     ``torch_threads`` is per actor and part of nothing's identity: keep it equal between runs whose
     stores must agree to the byte, because some kernels sum in another order on more threads.
     ``fetch_threads`` 0 reads each asset in the thread that decodes it, which is best for disks;
-    object stores want 8 or more. A unit whose actor is lost ``max_attempts`` times is searched for
-    the asset that kills it.
+    object stores want 8 or more. Assets that a lost actor had at hand are tried alone; a unit whose
+    actor is lost ``max_attempts`` times is searched for the asset that kills it. The ``local``
+    backend has one process, and cannot outlive an asset that ends it.
     """
 
     backend: Literal["ray", "local"] = "ray"

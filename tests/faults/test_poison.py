@@ -44,7 +44,7 @@ REASONS = {
     "picture-0013": "too_much_memory",
     "picture-0021": "deadline",
 }
-LIMITS = {"asset_memory_bytes": 300 * 2**20, "asset_deadline_s": 2.0}
+LIMITS = {"asset_memory_bytes": 300 * 2**20, "asset_deadline_s": 1.5}
 
 
 def run(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[RunResult, int]:

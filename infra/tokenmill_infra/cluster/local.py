@@ -1,4 +1,11 @@
-"""Actors that are threads of this process: for laptops and tests, with nothing to start."""
+"""Actors that are threads of this process: for laptops and tests, with nothing to start.
+
+What an asset does to its process it does to the whole run. Errors, a decoder that hangs and lets
+other threads run, and memory beyond ``limits.asset_memory_bytes`` cost the asset alone, as over
+Ray. A crash of C code ends the run, and so does the kernel for want of memory (the next run goes on
+from the receipts, and meets the asset again); C code that hangs with the interpreter's lock stops
+it for good. Only Ray's actors, which have processes of their own, survive those.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +27,7 @@ from tokenmill_infra.cluster.tasks import (
 
 
 class LocalBackend:
-    """Runs each actor's calls in threads; a call that crashes the process takes all with it."""
+    """Runs each actor's calls in threads."""
 
     def __init__(self, factory: Factory, *, in_flight: int) -> None:
         self._factory = factory

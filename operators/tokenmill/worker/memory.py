@@ -20,12 +20,15 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenmill.worker.gate import Gate, Hold
 
 STATM = Path("/proc/self/statm")
+#: How often one looks for the peak of an encoder's memory.
+LOOK_S = 0.005
 
 
 class _Mallinfo(ctypes.Structure):
@@ -58,6 +61,29 @@ def trim() -> int:
         mallinfo.restype = _Mallinfo
         return int(mallinfo().fordblks)
     return 0
+
+
+@contextlib.contextmanager
+def watched_peak() -> Iterator[list[int]]:
+    """Yield a list whose only entry is, after the block, the most that `data_bytes` was in it.
+
+    Some allocators keep what they had at their peak and some give it back at once, so this looks
+    again and again; what is too short to be seen may be met again under the limit.
+    """
+    peak, over = [data_bytes()], threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            peak[0] = max(peak[0], data_bytes())
+
+    watcher = threading.Thread(target=look, name="tokenmill-memory", daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+        peak[0] = max(peak[0], data_bytes())
 
 
 class Ceiling:
@@ -131,13 +157,11 @@ class Ceiling:
     def learning(self, hold: Hold, member: int) -> Iterator[None]:
         """Set no limit, and see how much a member's encoder needs; inside the gate, alone."""
         before = data_bytes() - trim()
-        with self.lifted(hold):
+        with self.lifted(hold), watched_peak() as peak:
             yield
         with self._lock:
-            # The allocator keeps what it had at the peak (see `tokenmill_infra.cluster.malloc`).
             self._own = before
-            needs = max(self._encoders.get(member, 0), data_bytes() - before)
-            self._encoders[member] = needs
+            self._encoders[member] = max(self._encoders.get(member, 0), peak[0] - before)
             self._set()
 
     def forget(self, hold: Hold) -> None:
@@ -170,6 +194,8 @@ class Memory:
         self._largest = 0
         if self.limit_bytes:
             _CEILING.join(id(self), self.limit_bytes)
+        # A worker that is left behind with a thread that hangs is never closed.
+        self._leave = weakref.finalize(self, _CEILING.leave, id(self))
 
     @property
     def gate(self) -> Gate | None:
@@ -215,4 +241,4 @@ class Memory:
 
     def close(self) -> None:
         """Take the part off."""
-        _CEILING.leave(id(self))
+        self._leave()
