@@ -106,10 +106,10 @@ def execute_due(store: Store) -> DueReport:
         CorruptShardError: a file is missing or damaged.
     """
     storage = store.storage
-    if not _pending(Takedowns(storage).records()) and not any(storage.list(REMOVALS)):
+    if not pending_purges(Takedowns(storage).records()) and not any(storage.list(REMOVALS)):
         return DueReport()
     with hold(storage, GC) as intent:
-        pending, now = _pending(Takedowns(storage).records()), now_of(storage)
+        pending, now = pending_purges(Takedowns(storage).records()), now_of(storage)
         due = [record for record in pending if record.facts["due_at"] <= now]
         waiting = tuple(record.facts["due_at"] for record in pending if record not in due)
         sweeper = Sweeper(storage, intent, now, 0.0)
@@ -146,14 +146,18 @@ def _cleaning(log: Log, taint: Taint) -> Change:
 def _record(storage: Storage, due: Removal, *, covers: int, due_at: float) -> Takedown:
     """Say in the chain what is due, unless it says so already, for that time or an earlier one."""
     takedowns = Takedowns(storage)
-    for record in _pending(takedowns.records()):
+    for record in pending_purges(takedowns.records()):
         if record.facts["covers"] >= covers and record.facts["due_at"] <= due_at:
             return record
     facts = {"covers": covers, "due_at": due_at, "versions": due.versions, "tags": due.tags}
     return takedowns.append("purge", {}, facts=facts)
 
 
-def _pending(records: Sequence[Takedown]) -> list[Takedown]:
+def pending_purges(records: Sequence[Takedown]) -> list[Takedown]:
+    """Return the purges among a chain's records that were not executed yet.
+
+    Their ``facts`` say what goes (``versions``, ``tags``) and when (``due_at``).
+    """
     done = {number for r in records if r.kind == "purged" for number in r.facts["purges"]}
     return [r for r in records if r.kind == "purge" and r.number not in done]
 
@@ -179,7 +183,7 @@ def _execute(sweeper: Sweeper, due: Sequence[Takedown], waiting: tuple[float, ..
     put_once(storage, path, receipt)
     facts = {"covers": covers, "purges": [r.number for r in due], "files": [path]}
     record = takedowns.append("purged", {}, facts=facts | {"receipt": sha256})
-    _forget(storage, _pending(takedowns.records()))
+    _forget(storage, pending_purges(takedowns.records()))
     return DueReport(record.number, receipt, sha256, "", waiting)
 
 

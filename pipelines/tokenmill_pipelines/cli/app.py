@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenmill_pipelines.cli import output, versions
+from tokenmill_pipelines.cli import output, takedown, versions
 from tokenmill_pipelines.cli.export import export
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
@@ -33,6 +33,7 @@ samples_app = typer.Typer(help="Get real pictures, clips and objects to try thin
 tokenizers_app = typer.Typer(help="See which tokenizers there are.", **SETTINGS)
 app.add_typer(samples_app, name="samples")
 app.add_typer(tokenizers_app, name="tokenizers")
+app.add_typer(takedown.commands)
 
 
 def _version(asked: bool) -> None:
@@ -152,6 +153,9 @@ def verify(
 def feed(
     store: StoreAt,
     ref: Ref = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only what is new since this version.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Over all ranks.")] = 8,
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many to read.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
@@ -166,9 +170,8 @@ def feed(
         from tokenmill_pipelines.cli import stores
 
         at, chosen = stores.open_at(store, ref)
-        opened = Feed(
-            at, ref=chosen, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
-        )
+        places = {"rank": rank, "world_size": world_size}
+        opened = Feed(at, ref=chosen, since=since, batch_size=batch_size, seed=seed, **places)
         show(stores.read_batches(opened, batches), "batches", as_json=as_json)
 
 

@@ -39,6 +39,12 @@ SURFACE = {
     }
     | COMMON,
     "export": {"STORE[@REF]", "--format", "--to", "--where", "--option"} | COMMON,
+    "takedown": {
+        *("STORE", "--keys", "--where", "--by", "--reason"),
+        *("--purge", "--grace", "--receipt"),
+    }
+    | COMMON,
+    "gc": {"STORE", "--grace", "--expire-older-than", "--dry-run", "--receipt"} | COMMON,
     "samples": set(),
     "samples list": COMMON,
     "samples fetch": {"NAME", "--to"} | COMMON,
