@@ -76,6 +76,7 @@ class Feed:
         *,
         batch_size: int,
         ref: int | str | None = None,
+        since: int | str | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -93,7 +94,9 @@ class Feed:
         Args:
             store: A store or its URI.
             batch_size: Samples of a step, over all ranks; a multiple of ``world_size``.
-            ref: Snapshot number or tag; None is the newest one now.
+            ref: Number, tag, branch, ``branch:number`` or date; None is the newest one now.
+            since: An earlier version: only what was added, changed or tokenized again since then
+                is shown.
             seed: Another seed is another order.
             rank: This process' place among ``world_size``.
             world_size: Number of processes that share each batch.
@@ -116,7 +119,8 @@ class Feed:
         self.snapshot: Snapshot = self._store.snapshot(ref)
         _check_snapshot(self.snapshot, fingerprint, self._store.uri)
         names = None if streams is None else tuple(streams)
-        wanted = Wanted(names, tuple(columns))
+        before = None if since is None else self._store.snapshot(since)
+        wanted = Wanted(names, tuple(columns), before)
         opened = open_snapshot(
             self._store, self.snapshot, wanted, cache or ShardCache(default_cache())
         )

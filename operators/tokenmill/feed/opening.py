@@ -16,7 +16,8 @@ from tokenmill.feed.grouped import GroupedShards
 from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.plan import Plan, Rows
 from tokenmill.shards.select import stored_layout
-from tokenmill.store import Store
+from tokenmill.store import Store, Version
+from tokenmill.store.diff import diff
 from tokenmill.store.groups import absent_rows, group_table
 from tokenmill.store.groups.names import find_group, stored_names
 from tokenmill.store.hidden import Hidden
@@ -46,10 +47,14 @@ class Shards(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is read of a snapshot: streams (None: all of the store's own) and other columns."""
+    """What is read of a snapshot: streams (None: all of the store's own) and other columns.
+
+    With ``since`` only the samples that are new since that version, see `tokenmill.store.diff`.
+    """
 
     streams: tuple[str, ...] | None
     columns: tuple[str, ...]
+    since: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,10 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
     sides = [
         _side(store, find_group(snapshot, name), some, shards) for name, some in chosen.items()
     ]
-    gone = _hidden_rows(hidden, shards)
-    plan = _plan(samples, gone, sides)
+    held, gone = samples, _hidden_rows(hidden, shards)
+    if wanted.since is not None:
+        held, gone = _new_rows(store, snapshot, wanted.since, shards)
+    plan = _plan(held, gone, sides)
     parts = [(side.files, side.projection) for side in sides]
     if not sides or own.streams or own.columns:
         parts.insert(0, (shards, own))
@@ -101,11 +108,10 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
         for files, projection in parts
     ]
     streams, columns = _in_order([projection for _, projection in parts], wanted)
-    content = snapshot.content_id
     return Opened(
-        identity=digest([content, hidden.later]) if hidden.later else content,
+        identity=_identity(snapshot, hidden, wanted.since),
         groups=tuple(chosen),
-        uncovered=int(samples.sum()) - sum(map(len, gone.values())) - plan.rows,
+        uncovered=int(held.sum()) - sum(map(len, gone.values())) - plan.rows,
         plan=plan,
         shards=JoinedShards(readers, streams, columns) if sides else readers[0],
         streams=streams,
@@ -228,6 +234,33 @@ def _open_shards(
     if set(files.table.column("format").unique().to_pylist()) == {"arrow"}:
         return MappedShards(files, samples, projection)
     return GroupedShards(files, projection)
+
+
+def _identity(snapshot: Snapshot, hidden: Hidden, since: Snapshot | None) -> str:
+    """Return what tells the samples that are shown: the content id where all of them are."""
+    if not hidden.later and since is None:
+        return snapshot.content_id
+    return digest([snapshot.content_id, hidden.later, since.content_id if since else ""])
+
+
+def _new_rows(
+    store: Store, snapshot: Snapshot, since: Snapshot, shards: pa.Table
+) -> tuple[Rows, dict[int, Rows]]:
+    """Return how many rows of each shard come into question, and which of those do not.
+
+    Only shards with new samples come into question, and in them the other rows do not.
+    """
+    found = diff(Version(store, since), Version(store, snapshot)).new_samples()
+    places = pc.index_in(found["path"], value_set=shards["path"].combine_chunks()).to_numpy()
+    rows = found["row"].to_numpy()
+    samples = np.zeros(len(shards), np.int64)
+    touched = np.unique(places)
+    samples[touched] = shards["samples"].to_numpy()[touched]
+    old = {
+        int(place): np.setdiff1d(np.arange(samples[place]), rows[places == place])
+        for place in touched
+    }
+    return samples, old
 
 
 def _hidden_rows(hidden: Hidden, segments: pa.Table) -> dict[int, Rows]:

@@ -70,7 +70,8 @@ class Difference:
         hidden = self.after.hidden()
         gone = {path: set(hidden.rows(path).tolist()) for path in hidden.paths}
         rows = zip(found.column("path").to_pylist(), found.column("row").to_pylist(), strict=True)
-        return found.filter(pa.array([row not in gone.get(path, ()) for path, row in rows]))
+        shown = [row not in gone.get(path, ()) for path, row in rows]
+        return found.filter(pa.array(shown, pa.bool_()))
 
 
 def diff(before: Version, after: Version) -> Difference:

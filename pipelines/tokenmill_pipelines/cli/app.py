@@ -170,8 +170,15 @@ def feed(
         from tokenmill_pipelines.cli import stores
 
         at, chosen = stores.open_at(store, ref)
-        places = {"rank": rank, "world_size": world_size}
-        opened = Feed(at, ref=chosen, since=since, batch_size=batch_size, seed=seed, **places)
+        opened = Feed(
+            at,
+            ref=chosen,
+            since=since,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
         show(stores.read_batches(opened, batches), "batches", as_json=as_json)
 
 

@@ -31,6 +31,7 @@ SURFACE = {
     "feed": {
         "STORE[@REF]",
         "--ref",
+        "--since",
         "--batch-size",
         "--batches",
         "--seed",
