@@ -150,13 +150,21 @@ class ObjectStorage:
             return None
 
     def _told(self, request: Callable[[], T]) -> T:
-        """Make a request; that it was denied is said without a client's own text."""
+        """Make a request; that it was denied is said without a client's own text.
+
+        Raises:
+            StoreError: access was denied, or there is no such bucket.
+        """
         try:
             return request()
         except Exception as error:
+            code = code_of(error)
+            if code == "NoSuchBucket":
+                text = "there is no such bucket; make it, or look at the name and the endpoint"
+                raise StoreError(text, uri=self.uri) from error
             if not is_denied(error):
                 raise
-            kind = code_of(error) or type(error).__name__
+            kind = code or type(error).__name__
             raise StoreError(
                 f"access denied ({kind}); check {environment_of(scheme_of(self.address))} in the "
                 "environment, what they allow, and this machine's clock",
