@@ -18,20 +18,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.where_canonical import FLIPPED, NEGATED, compared, join, listed
 from tokenmill_schemas.where_terms import (
-    FLIPPED,
-    NEGATED,
     Column,
-    Compare,
     Constant,
     Flag,
     Like,
     Literal,
-    Member,
     Null,
     Operand,
     Term,
-    join,
 )
 from tokenmill_schemas.where_tokens import Token, error, tokens
 
@@ -152,10 +148,7 @@ class _Parser:
                 message = f"this is {values[-1].kind}, the list began with {values[0].kind}"
                 raise error(message, self.text, values[-1].at)
         self.expect(")")
-        if len({literal.value for literal in values}) == 1:
-            return compared(column, "!=" if negated else "=", values[0])
-        distinct = {literal.value: literal for literal in reversed(values)}
-        return Member(column, tuple(distinct[v] for v in sorted(distinct)), negated)
+        return listed(column, values, negated=negated)
 
     def like(self, column: Column, negated: bool) -> Term:
         pattern = self.literal()
@@ -200,13 +193,3 @@ class _Parser:
     def _step(self) -> Token:
         self.position += 1
         return self.rest[self.position - 1]
-
-
-def compared(left: Column, sign: str, right: Operand) -> Term:
-    """Return the one term for what can be written in several ways."""
-    if isinstance(right, Column):
-        if right.name < left.name:
-            left, right, sign = right, left, FLIPPED[sign]
-    elif isinstance(right.value, bool) and sign in ("=", "!="):
-        return Flag(left, right.value != (sign == "="))
-    return Compare(left, sign, right)

@@ -8,7 +8,6 @@ inwards), so unknown and false need no telling apart: a row for which a test is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -19,8 +18,6 @@ from tokenmill_schemas.strict import nearest
 from tokenmill_schemas.where_tokens import BARE_NAME, WORDS, Value
 from tokenmill_schemas.where_values import family, load, member_mask, order_mask, pair_mask, scaled
 
-NEGATED = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
-FLIPPED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 #: What a family of values is called.
 CALLED = {
     "number": "a number",
@@ -314,18 +311,6 @@ class Joined:
         for term in self.terms[1:]:
             mask = combine(mask, term.mask(batch))
         return mask
-
-
-def join(word: str, terms: Sequence[Term]) -> Term:
-    """Return the conditions joined: nested ones of the same word are taken in, repeats left out."""
-    flat: dict[str, Term] = {}
-    for term in terms:
-        inner = term.terms if isinstance(term, Joined) and term.word == word else (term,)
-        for each in inner:
-            flat.setdefault(str(each), each)
-    neutral = Constant(word == "and")
-    kept = [flat[text] for text in sorted(flat) if flat[text] != neutral] or [neutral]
-    return kept[0] if len(kept) == 1 else Joined(word, tuple(kept))
 
 
 def _constant(batch: Batch, value: bool) -> pa.BooleanArray:

@@ -117,6 +117,9 @@ def _fields() -> list[tuple[str, pa.Field]]:
         ("true and a", "a or false"),
         ("a or not true", "a"),
         ("a = -0.0", "a = 0"),
+        ("a = 2 or b or a in (3, 1) or a = 2", "b or a in (1, 2, 3)"),
+        ("a != 2 and a not in (3, 1)", "not (a = 3 or a = 1 or a = 2)"),
+        ("a = 1 or (b and a = 2 or a = 2)", "a in (1, 2) or (a = 2 and b)"),
         ("a = 0.1", "a = 1e-1"),
     ],
 )
