@@ -122,9 +122,9 @@ class Ceiling:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = self._original
         if self._members and not self._lifted:
-            # Not a limit for each reader: then an asset could take those of others that need less,
-            # and whether it is given up would depend on how many there are.
-            shared = self._own + sum(self._encoders.values()) + max(self._members.values())
+            # One limit, the smallest, and not one for each reader: else an asset could take what
+            # others leave, and whether it is given up would depend on how many there are.
+            shared = self._own + sum(self._encoders.values()) + min(self._members.values())
             most = self._exact[1] if self._exact else shared
             soft = most if soft == resource.RLIM_INFINITY else min(soft, most)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -192,33 +192,34 @@ class Memory:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes if sys.platform == "linux" else 0
         self._largest = 0
+        self._ceiling = _CEILING
         if self.limit_bytes:
-            _CEILING.join(id(self), self.limit_bytes)
+            self._ceiling.join(id(self), self.limit_bytes)
         # A worker that is left behind with a thread that hangs is never closed.
-        self._leave = weakref.finalize(self, _CEILING.leave, id(self))
+        self._leave = weakref.finalize(self, self._ceiling.leave, id(self))
 
     @property
     def gate(self) -> Gate | None:
         """What readers and encoders pass, so that one of them can be alone."""
-        return _CEILING.gate if self.limit_bytes else None
+        return self._ceiling.gate if self.limit_bytes else None
 
     @contextlib.contextmanager
     def judging(self, hold: Hold) -> Iterator[None]:
         """Read one asset with nothing else under way, held to its own limit."""
-        with hold.alone(), _CEILING.exactly(hold, self.limit_bytes):
+        with hold.alone(), self._ceiling.exactly(hold, self.limit_bytes):
             yield
 
     @contextlib.contextmanager
     def acquitted(self, hold: Hold) -> Iterator[None]:
         """Read, without a limit, an asset that has kept to its own."""
-        with _CEILING.lifted(hold), hold.shared():
+        with self._ceiling.lifted(hold), hold.shared():
             yield
 
     def take_away(self, hold: Hold) -> None:
         """Go on without a thread that hangs."""
         hold.take_away()
         if self.limit_bytes:
-            _CEILING.forget(hold)
+            self._ceiling.forget(hold)
 
     @contextlib.contextmanager
     def encoding(self, size_bytes: int) -> Iterator[None]:
@@ -228,7 +229,7 @@ class Memory:
             with hold.shared():
                 yield
             return
-        with hold.alone(), _CEILING.learning(hold, id(self)):
+        with hold.alone(), self._ceiling.learning(hold, id(self)):
             yield
         self._largest = size_bytes
 
@@ -236,7 +237,7 @@ class Memory:
     def relief(self) -> Iterator[None]:
         """Encode what met the limit once more, alone and without one."""
         hold = Hold(self.gate)
-        with hold.alone(), _CEILING.learning(hold, id(self)):
+        with hold.alone(), self._ceiling.learning(hold, id(self)):
             yield
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from tokenmill.views.base import ViewOf
 from tokenmill.views.random_crops import RandomCrops
 from tokenmill.worker.device import Device
 from tokenmill.worker.gate import Hold
-from tokenmill.worker.memory import Memory, data_bytes, trim
+from tokenmill.worker.memory import Ceiling, Memory, data_bytes, trim
 from tokenmill.worker.reading import ran_out
 from tokenmill.worker.spec import UnitTask
 from tokenmill.worker.worker import Worker
@@ -39,6 +39,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux hold
 
 JobOf = Callable[..., Job]
 LIMIT = 300 * 2**20
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that other tests have left behind, with threads that hang, are no part of these."""
+    monkeypatch.setattr("tokenmill.worker.memory._CEILING", Ceiling())
 
 
 def run(job: Job) -> RunResult:
