@@ -19,6 +19,8 @@ from tokenmill_schemas.errors import AssetError, Reason, TransientError
 from tokenmill_schemas.job import job_table
 from tokenmill_schemas.snapshot import Reject
 
+#: What else than new a listing found assets to be.
+NEWS = ("changed", "missing", "returned", "withheld")
 #: Quarantined assets listed, and those of them with a thumbnail.
 LISTED = 200
 THUMBNAILS = 24
@@ -72,7 +74,11 @@ def make_record(run: Run, *, pictures: bool = True) -> RunRecord:
         quarantine=tuple(_quarantine(run, thumbnails=THUMBNAILS if pictures else 0)),
         reasons=Counter(reason for _, reason, _ in quarantined(receipts)),
         environment=environment(),
-        facts={"lost actors": encoding.lost_actors, "reused units": len(encoding.reused)},
+        facts={
+            "lost actors": encoding.lost_actors,
+            "reused units": len(encoding.reused),
+            **{f"{name} assets": result.listed.get(name, 0) for name in NEWS},
+        },
     )
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tokenmill.store.takedown import takedown
 from tokenmill.store.verify import verify_store
 from tokenmill.testing.pictures import encoded
 from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.cli import render
 from tokenmill_pipelines.jobs import plan_job, retry_store, run_job
 from tokenmill_pipelines.run import RunResult, open_run, result_of
 from tokenmill_pipelines.stages import STAGES, MissingAssetsError, run_stage
@@ -474,6 +475,47 @@ def test_an_interrupted_increment_goes_on_from_its_receipts(
     assert shown(Store.open(result.store_uri)) == {"a": 10, "c": 30}
 
 
+def test_people_are_told_what_a_run_would_do_and_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words, and only of what there is; the report counts the same."""
+    corpus = Corpus(tmp_path, increment={"on_missing": "drop"})
+    corpus.run(GREYS)
+    corpus.run({"a": (10, 1), "b": (20, 1)})
+    takedown(Store.open(str(tmp_path / "store")), keys=["b.png"], reason="test")
+    job = corpus.job({"a": (11, 2), "b": (20, 1), "c": (30, 1), "d": (40, 1)})
+    summary = plan_job(job)
+    render.plan({**{name: getattr(summary, name) for name in summary.__slots__}, "streams": []})
+    told = capsys.readouterr().out.split()
+    for words in ("4 listed, 2 to do", "new 1", "changed 1", "returned 1", "withheld 1"):
+        assert words in " ".join(told)
+    assert "missing" not in told
+    result = run(job)
+    render.result(asdict(result))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "listed 4: 1 new, 1 changed, 1 returned, 1 withheld" in said
+    page = " ".join(Path(result.report).read_text().split())
+    assert "<dt>returned assets</dt><dd>1</dd>" in page
+    render.result(asdict(run(job)))
+    assert "listed 4: 1 withheld" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_long_hashing_says_how_far_it_is(tmp_path: Path) -> None:
+    """The total is unknown while a source is being listed."""
+    said: list[tuple[int, int]] = []
+
+    class Watcher(SilentObserver):
+        """Keeps how far a run says to be."""
+
+        def progress(self, done_assets: int, total_assets: int, **facts: Any) -> None:
+            """Keep it."""
+            said.append((done_assets, total_assets))
+
+    run_job(Corpus(tmp_path, increment={"identity": "content"}).job(GREYS), observer=Watcher())
+    assert said[0] == (3, 0)
+    assert said[-1] == (3, 3)
+
+
 @pytest.mark.s3
 def test_increments_on_an_object_store(s3_root: str, tmp_path: Path) -> None:
     """Pictures and store on S3: etags tell a change, and the same bytes are no news."""
@@ -490,10 +532,10 @@ def test_increments_on_an_object_store(s3_root: str, tmp_path: Path) -> None:
 
     # An etag is a digest of the bytes, so content is what versions say.
     states = [{key: (grey, grey) for key, (grey, _) in state.items()} for state in HISTORY]
-    for identity in ("version", "content"):
+    for identity, history in (("version", states), ("content", states[2:4])):
         increment = {"identity": identity, "on_missing": "drop"}
         corpus = Corpus(tmp_path, as_objects, increment, f"{s3_root}-{identity}")
-        for state in states:
+        for state in history:
             corpus.run(state)
 
 
