@@ -13,7 +13,7 @@ store's size, and nothing is written over: a place that is not empty is refused 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenmill.export.base import Exported, Exporter, Target
@@ -22,7 +22,6 @@ from tokenmill.plugins import kinds, open_operator
 from tokenmill.store.version import Version
 from tokenmill_infra.storage import open_storage
 from tokenmill_schemas.errors import JobError
-from tokenmill_schemas.where import parse
 
 __all__ = ["Exported", "Exporter", "Samples", "Target", "export", "formats", "open_exporter"]
 
@@ -48,6 +47,7 @@ def export(
     to: str,
     *,
     where: str = "",
+    groups: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write the samples of a version that may be shown to a folder or URL.
@@ -57,6 +57,8 @@ def export(
         name: A format.
         to: An empty or new folder, local or on any fsspec URL.
         where: A filter over companion columns (`tokenmill_schemas.where`); "" is all samples.
+        groups: Column groups whose streams and columns are written too; samples without values in
+            one of them are left out.
         options: The format's, as ``file_bytes``.
 
     Raises:
@@ -67,8 +69,7 @@ def export(
     storage = open_storage(to)
     if not exporter.again and next(iter(storage.list("")), None) is not None:
         raise JobError(f"{storage.uri} is not empty; choose a new folder", path="to")
-    samples = Samples(version, version.layout(), parse(where) if where else None)
-    samples.check()
+    samples = Samples.of(version, where, groups)
     target = Target(storage)
     rows = exporter.write(samples, target)
     return Exported(name, storage.uri, version.number, rows, target.files, target.written_bytes)

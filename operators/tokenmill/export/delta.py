@@ -15,17 +15,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenmill.export.base import Target
 from tokenmill.export.delta_log import DataFile, Table, commit, read
 from tokenmill.export.delta_types import nest, nested, schema_json, statistics
 from tokenmill.export.samples import Samples
+from tokenmill.store.groups.names import find_group
 from tokenmill.store.hidden import Rows
 from tokenmill_schemas.canonical import canonical_json, digest
 from tokenmill_schemas.errors import JobError
@@ -132,48 +132,37 @@ class _Rows:
 
     def files(self) -> Iterator[DataFile]:
         """Yield the files of the version, writing those that the table lacks."""
-        hidden = self._samples.version.hidden()
-        segments = self._samples.version.segments(["path", "sha256"])
-        for path, sha256 in zip(*(c.to_pylist() for c in segments.columns), strict=True):
-            if not path:
-                continue
-            name = self._name(path, sha256, hidden.rows(path))
+        fresh: dict[str, str] = {}
+        for path, name in self._named():
             if name in self._table.files:
                 self.count += self._table.files[name]
                 yield DataFile(name)
-            else:
-                yield from self._write(name, path, hidden.rows(path))
+            elif path:
+                fresh[path] = name
+        placed = self._samples.places(fresh.keys())
+        for path, batches in groupby(placed, key=lambda place: place[0]):
+            rows = [self._placed(batch, path, where) for _, where, batch in batches]
+            yield self._write(fresh[path], pa.Table.from_batches(rows, self.schema))
 
-    def _name(self, path: str, sha256: str, hidden: Rows) -> str:
-        where = self._samples.where.text if self._samples.where else ""
-        shown = digest([path, sha256, hidden.tolist(), where, schema_json(self.schema)])
-        return f"{shown[:32]}.parquet"
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Yield every shard, and how the file is called that shows what is to be seen of it."""
+        samples, version = self._samples, self._samples.version
+        hidden, where = version.hidden(), samples.where.text if samples.where else ""
+        groups = [find_group(version.snapshot, name).to_json() for name in samples.groups]
+        common = digest([where, groups, schema_json(self.schema)])
+        segments = version.segments(["path", "sha256"])
+        for path, sha256 in zip(*(c.to_pylist() for c in segments.columns), strict=True):
+            shown = digest([path, sha256, hidden.rows(path).tolist(), common])
+            yield path, f"{shown[:32]}.parquet"
 
-    def _write(self, name: str, path: str, hidden: Rows) -> Iterator[DataFile]:
-        table = self._read(path, hidden)
+    def _write(self, name: str, table: pa.Table) -> DataFile:
         self.count += table.num_rows
-        if not table.num_rows:
-            return
         with self._target.folder() as folder:
             local = folder / name
             pq.write_table(table, local, compression="zstd")
             size = local.stat().st_size
             self._target.put_file(f"{self._table.name}/{name}", local)
-        yield DataFile(name, size, canonical_json(statistics(table)).decode())
-
-    def _read(self, path: str, hidden: Rows) -> pa.Table:
-        """Return the rows of one shard that are shown."""
-        batches: list[pa.RecordBatch] = []
-        where, start = self._samples.where, 0
-        with self._samples.version.store.shard(path) as shard:
-            for batch in shard.batches():
-                rows = np.arange(start, start + batch.num_rows)
-                start += batch.num_rows
-                shown = pa.array(~np.isin(rows, hidden))
-                if where is not None:
-                    shown = pc.and_(shown, where.mask(batch))
-                batches.append(self._placed(batch, path, rows).filter(shown))
-        return pa.Table.from_batches(batches, self.schema)
+        return DataFile(name, size, canonical_json(statistics(table)).decode())
 
     def _placed(self, batch: pa.RecordBatch, path: str, rows: Rows) -> pa.RecordBatch:
         columns = {name: batch.column(name) for name in self._names}

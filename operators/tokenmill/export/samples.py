@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,39 +12,62 @@ import pyarrow as pa
 
 from tokenmill.shards.columns import decode_stream, widen_bfloat16
 from tokenmill.shards.jsonrow import check_json_types, to_json
+from tokenmill.shards.select import stored_layout
+from tokenmill.store.groups import group_table
+from tokenmill.store.groups.names import find_group, present_name
 from tokenmill.store.version import Version
 from tokenmill_schemas.arrow import ShardLayout, values_per_sample
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import JobError
-from tokenmill_schemas.tokens import Stream
-from tokenmill_schemas.where import Where
+from tokenmill_schemas.tokens import Stream, TokenSpec
+from tokenmill_schemas.where import Where, parse
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples of a version: those that a feed would show and for which the filter is true."""
+    """Samples of a version: those that a feed would show and for which the filter is true.
+
+    ``layout`` has the streams and columns of the shards and of ``groups``; whether a stream is
+    packed its stored column tells.
+    """
 
     version: Version
     layout: ShardLayout
     where: Where | None = None
+    groups: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Compare the filter with the columns.
+    @classmethod
+    def of(cls, version: Version, where: str = "", groups: Sequence[str] = ()) -> Samples:
+        """Return the samples of a version, with the columns of some of its column groups.
 
         Raises:
-            JobError: it does not go with them.
+            JobError: the filter does not go with the columns, or there is no such group.
+            StoreError: the version has no shard.
         """
-        if self.where is not None:
-            self.where.check(self.layout.schema)
+        layout = _with_groups(version, groups)
+        parsed = parse(where) if where else None
+        if parsed is not None:
+            parsed.check(layout.schema)
+        return cls(version, layout, parsed, tuple(groups))
+
+    def places(
+        self, shards: Container[str] | None = None
+    ) -> Iterator[tuple[str, Array, pa.RecordBatch]]:
+        """Yield the path of a shard, rows of it that are shown, and these as they are stored."""
+        for path, rows, batch in self.version.places(None, self.groups, shards=shards):
+            chosen, shown = batch, rows
+            if self.where is not None:
+                mask = self.where.mask(batch)
+                chosen, shown = batch.filter(mask), rows[mask.to_numpy(zero_copy_only=False)]
+            if chosen.num_rows:
+                yield path, shown, chosen
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the samples in order as they are stored."""
-        for batch in self.version.scan():
-            chosen = batch if self.where is None else batch.filter(self.where.mask(batch))
-            if chosen.num_rows:
-                yield chosen
+        for _, _, batch in self.places():
+            yield batch
 
     @property
     def companions(self) -> list[str]:
@@ -60,6 +83,7 @@ class Samples:
             "content_id": snapshot.content_id,
             "fingerprint": snapshot.fingerprint,
             "fingerprint_parts": snapshot.fingerprint_parts,
+            "groups": {name: find_group(snapshot, name).fingerprint for name in self.groups},
             "number": snapshot.number,
             "spec": self.layout.spec.to_json(),
             "where": self.where.text if self.where else "",
@@ -71,9 +95,25 @@ def plain_dtype(stream: Stream) -> str:
     return "float32" if stream.dtype == "bfloat16" else stream.storage_dtype
 
 
-def arrays(batch: pa.RecordBatch, stream: Stream, layout: ShardLayout) -> Array | list[Array]:
+def _with_groups(version: Version, groups: Sequence[str]) -> ShardLayout:
+    """Return the layout of a version's shards with the streams and columns of groups behind."""
+    layout, storage = version.layout(), version.store.storage
+    streams, extras = [*layout.spec.streams], [*layout.extras]
+    for name in groups:
+        files = group_table(storage, find_group(version.snapshot, name), ["path"])
+        if not files.num_rows:
+            raise JobError(f"the column group {name!r} covers no shard", path="groups")
+        added = stored_layout(storage, files.column("path")[0].as_py())
+        streams += added.spec.streams
+        extras += [field for field in added.extras if field.name != present_name(name)]
+    return ShardLayout(TokenSpec(tuple(streams)), layout.packing, pa.schema(extras))
+
+
+def arrays(batch: pa.RecordBatch, stream: Stream) -> Array | list[Array]:
     """Return a stream's tokens of `plain_dtype`: ``[rows, *shape]``, or a list if shapes vary."""
-    found = decode_stream(batch, stream, layout.packing)
+    kind = batch.schema.field(stream.name).type
+    packed = pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    found = decode_stream(batch, stream, "bits" if packed else "raw")
     if stream.dtype != "bfloat16":
         return found
     if isinstance(found, list):
@@ -119,7 +159,7 @@ def plain_batch(batch: pa.RecordBatch, layout: ShardLayout, schema: pa.Schema) -
     columns: list[pa.Array] = []
     for field in schema:
         if field.name in own:
-            found = arrays(batch, own[field.name], layout)
+            found = arrays(batch, own[field.name])
             columns.append(_lists(found, field.type))
         else:
             columns.append(batch.column(field.name).cast(field.type))
@@ -151,7 +191,7 @@ def tokens_and_json(samples: Samples) -> Iterator[tuple[dict[str, Array], bytes]
     if any(stream.name == "json" for stream in streams):
         raise JobError("a stream called 'json' stands in the way of the companions", path="format")
     for batch in samples.batches():
-        tokens = [arrays(batch, stream, samples.layout) for stream in streams]
+        tokens = [arrays(batch, stream) for stream in streams]
         for row, document in enumerate(json_rows(batch, samples.companions)):
             found = zip(streams, tokens, strict=True)
             yield {stream.name: array[row] for stream, array in found}, document

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,12 +75,35 @@ class Version:
             CorruptShardError: a shard is missing or damaged.
             JobError: there is no such column group.
         """
+        for _, _, batch in self.places(columns, groups):
+            yield batch
+
+    def places(
+        self,
+        columns: Sequence[str] | None = None,
+        groups: Sequence[str] = (),
+        *,
+        shards: Container[str] | None = None,
+    ) -> Iterator[tuple[str, Rows, pa.RecordBatch]]:
+        """Yield what `scan` does, each batch with the path of its shard and its rows there.
+
+        Args:
+            columns: As for `scan`.
+            groups: As for `scan`.
+            shards: Paths of the shards to read; None is all of them.
+
+        Raises:
+            CorruptShardError: a shard is missing or damaged.
+            JobError: there is no such column group.
+        """
         hidden, sides = self.hidden(), [self._side(name) for name in groups]
         for path in self.segments(["path"]).column("path").to_pylist():
-            if path and all(path in side for side in sides):
+            wanted = path and (shards is None or path in shards)
+            if wanted and all(path in side for side in sides):
                 files = [side[path] for side in sides]
                 gone = np.concatenate([hidden.rows(path), *(absent for _, absent in files)])
-                yield from self._scan(path, gone, [file for file, _ in files], columns)
+                for rows, batch in self._scan(path, gone, [file for file, _ in files], columns):
+                    yield path, rows, batch
 
     def _side(self, name: str) -> dict[str, tuple[str, Rows]]:
         """Return by shard the file of a column group, and its rows without values."""
@@ -92,20 +115,21 @@ class Version:
 
     def _scan(
         self, path: str, hidden: Rows, files: Sequence[str], columns: Sequence[str] | None
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Iterator[tuple[Rows, pa.RecordBatch]]:
         gone, start = np.sort(hidden), 0
         for batches in joined_rows(self.store.storage, path, files):
             stop = start + batches[0].num_rows
             first, last = np.searchsorted(gone, [start, stop])
             chosen = _beside(batches) if files else batches[0]
             chosen = chosen if columns is None else chosen.select(list(columns))
+            rows = np.arange(start, stop)
             if last > first:
                 shown = np.ones(stop - start, bool)
                 shown[gone[first:last] - start] = False
-                chosen = chosen.filter(pa.array(shown))
+                chosen, rows = chosen.filter(pa.array(shown)), rows[shown]
             start = stop
             if chosen.num_rows:
-                yield chosen
+                yield rows, chosen
 
 
 def _beside(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
