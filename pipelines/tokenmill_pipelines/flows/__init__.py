@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import configure, configured, home
 
@@ -39,12 +40,14 @@ def serve_jobs(
 
     Raises:
         JobError: Prefect refuses a job's schedule; nothing is served then.
-        PrefectServerError: no API is configured and no server of ours came up.
+        PrefectServerError: no API is configured and no server of ours came up, or the API does not
+            answer, or has not for some while.
     """
     with api(lasting=True):
         from tokenmill_pipelines.flows.deployments import serve
 
-        serve(jobs, lambda served: ready(os.environ["PREFECT_API_URL"], served))
+        url = without_credentials(os.environ["PREFECT_API_URL"])
+        serve(jobs, lambda served: ready(url, served))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ was due while nobody served is not caught up on: the next run does the work of a
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.runner import Runner
 from prefect.schedules import Cron
@@ -21,7 +23,9 @@ from prefect.server.schemas.schedules import CronSchedule
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from tokenmill_infra.storage.paths import without_credentials
 from tokenmill_pipelines.flows.scheduled import tokenize_file
+from tokenmill_pipelines.flows.server import PrefectServerError
 from tokenmill_pipelines.serving import ServedJob
 from tokenmill_schemas.errors import JobError
 
@@ -46,12 +50,19 @@ def serve(jobs: Sequence[ServedJob], ready: Callable[[Sequence[Served]], None]) 
 
     Raises:
         JobError: Prefect refuses a job's schedule.
+        PrefectServerError: the API does not answer, or has not for some while.
     """
     service = _Service(jobs, ready)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenmill-serve") as thread:
         running = thread.submit(_run_deaf, service)
         try:
             running.result()
+        except (httpx.TransportError, RuntimeError, ExceptionGroup) as error:
+            # The runner gives up when its last three polls have failed.
+            api = without_credentials(os.environ["PREFECT_API_URL"])
+            raise PrefectServerError(
+                f"the Prefect API at {api} does not answer: {error}"
+            ) from error
         finally:
             service.stop()
 

@@ -6,6 +6,7 @@ database, and the pool already knows which units are left.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import flow, task
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -66,7 +68,11 @@ class ArtifactObserver:
         if not finished and now - self._said_at < EVERY_S:
             return
         self._said_at = now
-        share = 100.0 * done_assets / total_assets if total_assets else 0.0
+        # An observer never fails a run: hours of work outlast a server that is away.
+        with contextlib.suppress(httpx.HTTPError):
+            self._update(100.0 * done_assets / total_assets if total_assets else 0.0)
+
+    def _update(self, share: float) -> None:
         if self._artifact is None:
             made = create_progress_artifact(share, key="tokenize", description="assets done")
             self._artifact = made if isinstance(made, UUID) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # its stubs are a package that nothing else needs
-from tests.pipelines.cli.conftest import call
+from tests.pipelines.cli.conftest import call, command, environment
 from tests.pipelines.flows.conftest import Api, Serving, until, write_job
 
 from tokenmill.store import Store
@@ -155,3 +156,20 @@ def test_what_cannot_be_served_is_told_before_anything_starts(tmp_path: Path, te
     assert (outcome.code, outcome.out) == (2, "")
     assert "cron" in outcome.err
     assert time.monotonic() - start < 5
+
+
+def test_an_api_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    """Without its user's password; whoever supervises the service starts it again."""
+    env = {"PREFECT_API_URL": "http://me:secret@127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path)}
+    write_job(tmp_path, "one", open_s=0.0)
+    done = subprocess.run(
+        command("serve", str(tmp_path)),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+        env=environment() | env,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "http://127.0.0.1:9/api does not answer" in done.stderr
+    assert "secret" not in done.stderr
