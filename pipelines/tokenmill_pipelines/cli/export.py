@@ -30,6 +30,10 @@ def export(
             "--where", metavar="EXPR", help="Only samples for which this is true, as in SQL."
         ),
     ] = "",
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME", help="A column group to write too; repeatable."),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,7 +52,8 @@ def export(
 
         opened, ref = stores.open_at(store)
         given = dict(_option(text) for text in options or ())
-        done = write(opened.at(ref), name, to, where=where, options=given)
+        version = opened.at(ref)
+        done = write(version, name, to, where=where, groups=groups or (), options=given)
         show(asdict(done), "done", as_json=as_json)
 
 

@@ -39,7 +39,7 @@ SURFACE = {
         "--rank",
     }
     | COMMON,
-    "export": {"STORE[@REF]", "--format", "--to", "--where", "--option"} | COMMON,
+    "export": {"STORE[@REF]", "--format", "--to", "--where", "--group", "--option"} | COMMON,
     "takedown": {
         *("STORE", "--keys", "--where", "--by", "--reason"),
         *("--purge", "--grace", "--receipt"),
