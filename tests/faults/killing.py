@@ -138,18 +138,17 @@ def forked(function: Callable[[], Any], answer: Path | None = None) -> int:
 def worth_it(changes: list[str], *, thorough: bool) -> list[int]:
     """Return the numbers of the changes before which to die, from 1.
 
-    Before and after each change of a file that a reader could see, and at the very end; if
-    ``thorough`` also before each other change (of folders, temporary files and their locks) the
-    first time that there is one of its kind.
+    Before each change of a file that a reader could see, which for readers is after the one before
+    it, and after the last of them. If ``thorough`` also right after each of them, and before each
+    other change (of folders, temporary files and their locks) the first time that there is one of
+    its kind; and at the very end.
     """
-    chosen, kinds = {len(changes) + 1}, set()
-    for number, change in enumerate(changes, 1):
-        kind = UNIQUE.sub("*", change)
-        if SEEN.match(change):
-            chosen |= {number, number + 1}
-        elif thorough and kind not in kinds:
-            chosen.add(number)
-        kinds.add(kind)
+    seen = [number for number, change in enumerate(changes, 1) if SEEN.match(change)]
+    chosen = {*seen, max(seen, default=0) + 1}
+    if thorough:
+        kinds = [UNIQUE.sub("*", change) for change in changes]
+        chosen |= {kinds.index(kind) + 1 for kind in kinds} | {number + 1 for number in seen}
+        chosen.add(len(changes) + 1)
     return sorted(chosen)
 
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tokenmill.store import Store
+from tokenmill.store.gc import gc
+from tokenmill.store.groups import add_group, drop_group, from_table
+from tokenmill.store.purge import execute_due, purge
+from tokenmill.store.takedown import takedown
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.jobs import retry_store, run_job
 from tokenmill_schemas.errors import JobError, SnapshotNotFoundError
@@ -87,6 +93,59 @@ def delete_branch(uri: str) -> None:
         Store.open(uri).delete_branch("trial")
 
 
+def take_down(uri: str) -> None:
+    """Hide a picture that both branches have, and one that only ``trial`` has."""
+    takedown(Store.open(uri), keys=["picture-0000", "picture-0006"], reason="request 7")
+
+
+def take_down_of(uri: str) -> None:
+    """Make branches of which something was taken down."""
+    branch_out(uri)
+    take_down(uri)
+
+
+def purge_at_once(uri: str) -> None:
+    """Make versions without what was taken down; the older ones are due at once."""
+    purge(Store.open(uri), grace_s=0.0)
+
+
+def purge_of(uri: str) -> None:
+    """Make older versions due for removal."""
+    take_down_of(uri)
+    purge_at_once(uri)
+
+
+def collect(uri: str) -> None:
+    """Delete all that only the older versions need, and those."""
+    gc(Store.open(uri), grace_s=-60.0, expire_older_than_s=-60.0)
+
+
+def litter(uri: str) -> None:
+    """Make a version that nothing holds, and files that none names."""
+    branch_out(uri)
+    delete_branch(uri)
+
+
+def score(uri: str) -> None:
+    """Add a column to all samples, unless it is there."""
+    store = Store.open(uri)
+    rows = pa.Table.from_batches(list(store.at().scan(["sample_id", "number"])))
+    with suppress(JobError):
+        add_group(store, "scores", from_table(rows, columns={"number": "score"}))
+
+
+def unscore(uri: str) -> None:
+    """Take the column away again, unless it is gone."""
+    with suppress(JobError):
+        drop_group(Store.open(uri), "scores")
+
+
+def score_of(uri: str) -> None:
+    """Make a store with a column group."""
+    run(uri)
+    score(uri)
+
+
 def nothing(uri: str) -> None:
     """Do nothing."""
 
@@ -111,19 +170,25 @@ class Scenario:
     act: Operation
     prepare: Operation = nothing
     rest: Operation = nothing
-    least_points: int = 4
+    least_points: int = 3
     thorough: bool = False
 
 
 _ALL = (
     Scenario("run", run, least_points=30, thorough=True),
-    Scenario("append", lambda uri: run(uri, 9), run, least_points=15),
-    Scenario("shrink", shrink, run, least_points=15),
-    Scenario("retry", retry, run_and_fail, least_points=15),
+    Scenario("append", lambda uri: run(uri, 9), run, least_points=8),
+    Scenario("shrink", shrink, run, least_points=8),
+    Scenario("retry", retry, run_and_fail, least_points=8),
     Scenario("tag", lambda uri: Store.open(uri).tag("v1"), run),
     Scenario("branch", lambda uri: Store.open(uri).create_branch("trial"), run),
     Scenario("restore", lambda uri: Store.open(uri).restore(1), run_twice),
     Scenario("merge", lambda uri: Store.open(uri).merge("trial"), branch_out),
     Scenario("delete_branch", delete_branch, branch_out),
+    Scenario("takedown", take_down, branch_out),
+    Scenario("purge", purge_at_once, take_down_of),
+    Scenario("removal", lambda uri: execute_due(Store.open(uri)), purge_of, half_an_hour),
+    Scenario("gc", collect, litter, half_an_hour),
+    Scenario("columns", score, run),
+    Scenario("no_columns", unscore, score_of),
 )
 SCENARIOS = {scenario.name: scenario for scenario in _ALL}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ State = dict[str, Any]
 
 #: Files that every run writes anew, or that say when and by whom; the other ones are compared.
 PERSONAL = ("_running", "reports")
-#: Content-addressed files: equal names are equal bytes, which `content_of` and `verify` hold.
-MUTE = ("receipts",)
 #: Keys of records that say when and by whom.
-PERSONAL_KEYS = {"commit_id", "parent", "created_at", "previous", "seconds", "job", "message"}
+PERSONAL_KEYS = {
+    *("commit_id", "parent", "created_at", "previous", "seconds", "job", "message"),
+    *("due_at", "removed_at", "receipt"),
+}
+#: Receipts of purges, which are named by a hash that covers when they were made.
+DATED = re.compile(r"(_takedowns/.*)[0-9a-f]{64}\.json")
 
 
 def state_of(root: Path) -> State:
@@ -65,9 +69,9 @@ def _version(store: Store, snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _records(root: Path) -> dict[str, str]:
+def _records(root: Path) -> dict[str, list[str]]:
     """Digests of all other files by their paths; of JSON without what is personal."""
-    records = {}
+    records: dict[str, list[str]] = {}
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
         path = str(file.relative_to(root))
         if path.startswith((".", *PERSONAL)):
@@ -75,7 +79,9 @@ def _records(root: Path) -> dict[str, str]:
         data = file.read_bytes()
         if file.suffix == ".json":
             data = digest(_impersonal(json.loads(data))).encode()
-        records[path] = hashlib.sha256(data).hexdigest()[:16]
+        name = DATED.sub(r"\1*.json", path)
+        digests = records.setdefault(name, [])
+        digests.append(hashlib.sha256(data).hexdigest()[:16])
     return records
 
 
@@ -83,6 +89,8 @@ def _impersonal(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {key: _impersonal(entry) for key, entry in value.items()}
         return {key: entry for key, entry in kept.items() if key not in PERSONAL_KEYS}
+    if isinstance(value, str):
+        return DATED.sub(r"\1*.json", value)
     return [_impersonal(entry) for entry in value] if isinstance(value, list) else value
 
 

@@ -74,9 +74,9 @@ def test_killed_at_every_change_it_is_finished_by_the_next(name: str, matrix: Ma
 
 
 def test_points_are_around_each_visible_change_and_each_kind_of_others() -> None:
-    """Of temporary files one of a kind is enough; each file that readers see is worth two."""
+    """Of temporary files one of a kind is enough; each file that readers see is worth its own."""
     one, two = ("/.scratch/" + digit * 32 for digit in "01")
-    changes = [f"open {one}.lock", "os.link /data/1", f"open {two}.lock", f"os.remove {two}/new"]
-    assert worth_it(changes, thorough=True) == [1, 2, 3, 4, 5]
-    assert worth_it(changes, thorough=False) == [2, 3, 5]
-    assert worth_it([changes[0], changes[2], changes[0]], thorough=True) == [1, 4]
+    changes = [f"open {one}.lock", "os.link /data/1", f"os.remove {one}/new", f"open {two}.lock"]
+    assert worth_it([*changes, "os.link /_log/1"], thorough=True) == [1, 2, 3, 5, 6]
+    assert worth_it([*changes, "os.link /_log/1"], thorough=False) == [2, 5, 6]
+    assert worth_it([changes[0], changes[3]], thorough=True) == [1, 3]
