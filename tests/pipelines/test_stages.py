@@ -175,7 +175,7 @@ def test_a_retry_brings_mended_assets_in(noise_job: JobOf, monkeypatch: pytest.M
     assert (head.totals["samples"], head.totals["assets"], head.totals["rejected"]) == (23, 24, 1)
     assert store.rejects(head).column("asset_key").to_pylist() == ["picture-0011"]
     assert verify_store(store, store.snapshot(1)).problems == (), "the old version is as it was"
-    with pytest.raises(JobError, match="nothing to retry; reasons in quarantine: decode_failed"):
+    with pytest.raises(JobError, match="nothing to retry; reasons in quarantine: too_much_memory"):
         retry_store(first.store_uri, reasons=("truncated",), observer=SilentObserver())
 
 
