@@ -4,9 +4,9 @@
         [--corpora FOLDER] [--rounds N] [--pictures N] [--quick]
 
 Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), video,
-shapes, feed, plan. All are run if none is named. Results are kept in ``.cache/benchmarks.json`` by
-name, each with its machine, date and load, so that one can be measured again without the others;
-results.md shows them all.
+shapes, feed, plan, versions. All are run if none is named. Results are kept in
+``.cache/benchmarks.json`` by name, each with its machine, date and load, so that one can be
+measured again without the others; results.md shows them all.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_feed, efficiency, peers, shapes, startup, video
+from benchmarks import bench_feed, efficiency, peers, shapes, startup, versions, video
 from benchmarks.common import CHILD, ROOT, TOKENIZERS, Measure, Section, answer, child, task_given
 
 RESULTS = ROOT / "benchmarks" / "results.md"
 KEPT = ROOT / ".cache" / "benchmarks.json"
 PACKAGES = (
     "torch", "numpy", "pyarrow", "pillow", "av", "trimesh",
-    "ray", "webdataset", "litdata", "datasets",
+    "ray", "webdataset", "litdata", "datasets", "deltalake", "pylance",
 )  # fmt: skip
 #: How many times faster than each peer the feed should be.
 FEED_BARS = {"webdataset": 100.0, "litdata": 15.0, "huggingface": 3.0}
@@ -123,6 +123,11 @@ def run_feed(options: Options) -> Sections:
     return [Section("Feed", _prose(bench_feed.__doc__), tuple(measures), missing)]
 
 
+def run_versions(options: Options) -> Sections:
+    """Measure versions of a store of a million shards, beside Delta Lake and Lance."""
+    return versions.run(20_000 if options.quick else 1_000_000)
+
+
 def run_plan(options: Options) -> Sections:
     """List and plan a million files, in a process of its own."""
     files = 20_000 if options.quick else 1_000_000
@@ -149,6 +154,7 @@ BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
     "shapes": run_shapes,
     "feed": run_feed,
     "plan": run_plan,
+    "versions": run_versions,
 }
 
 

@@ -1,9 +1,9 @@
 """Versions of a store of a million shards and 10^9 samples: open, commit, diff, take down.
 
-The manifest is written by the library from made-up facts; shards exist where they are read, which is
-in takedowns only: one in a hundred, each of a thousand samples.
+The manifest is written by the library from made-up facts; shards exist where they are read, which
+is in takedowns only: one in a hundred, each of a thousand samples.
 
-    python -m benchmarks.versions FOLDER [--shards 1000000] [--only NAME]
+    python -m benchmarks.versions STEP FOLDER [--shards 1000000]
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import argparse
 import hashlib
 import json
 import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.common import ROOT, Measure, Section
 from tokenmill.shards import read_format
 from tokenmill.shards.columns import make_batch
 from tokenmill.store import Commit, Identity, Store, paths
@@ -114,7 +118,9 @@ def commit(folder: Path, shards: int) -> None:
     first = store.snapshot().totals["shards"]
     rows = rows_of(range(first, first + NEW_SHARDS))
     del rows["rejected"]
-    receipts = [Receipt(**dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
+    receipts = [
+        Receipt(**dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)
+    ]
     made = store.commit(Commit(tuple(receipts), (), IDENTITY, base=store.log.head_number()))
     assert made.totals["shards"] == first + NEW_SHARDS
     del shards
@@ -145,6 +151,12 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
     "diff": diff,
     "takedown": takedown,
 }
+#: What each step should take at the most, in seconds, at a million shards.
+BARS = {"open": 0.1, "commit": 0.5, "diff": 1.0, "takedown": 30.0}
+#: Every step may take this much memory, in MB.
+MEMORY_MB = 1000.0
+#: How often a step is measured: a takedown, and the making, happen once.
+ROUNDS = {"make": 1, "takedown": 1}
 
 
 def measure(name: str, folder: Path, shards: int) -> dict[str, float]:
@@ -156,6 +168,66 @@ def measure(name: str, folder: Path, shards: int) -> dict[str, float]:
     return {"seconds": seconds, "peak_mb": peak}
 
 
+def run(shards: int) -> list[Section]:
+    """Measure all steps and the peers' in fresh processes; returns the part of the results page."""
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name:
+        folder = Path(name)
+        ours = _steps("versions", [], folder, shards)
+        measures = [
+            Measure(_NAMES[step], "s", seconds, bar, below=True)
+            for step, bar in BARS.items()
+            for seconds in [tuple(found["seconds"] for found in ours[step])]
+        ]
+        peak = max(found["peak_mb"] for step in BARS for found in ours[step])
+        measures.append(Measure("peak memory of any step", "MB", (peak,), MEMORY_MB, below=True))
+        for peer in ("delta", "lance"):
+            try:
+                theirs = _steps("version_peers", [peer], folder, shards)
+            except RuntimeError as error:
+                notes.append(f"{peer}: {str(error).splitlines()[-1]}")
+                continue
+            measures += [
+                Measure(f"{_NAMES[step]}: {peer}", "s", tuple(f["seconds"] for f in theirs[step]))
+                for step in BARS
+            ]
+    method = _prose(f"{shards:,} shards, {shards * SAMPLES:,} samples.")
+    return [Section("Versions", method, tuple(measures), tuple(notes))]
+
+
+_NAMES = {
+    "open": "open, and the rows of every shard",
+    "commit": f"commit of {NEW_SHARDS} shards",
+    "diff": "diff of neighbours",
+    "takedown": "takedown by key, one asset in each shard that exists",
+}
+
+
+def _prose(facts: str) -> str:
+    text = (__doc__ or "").partition("\n\n")[2].partition("\n\n    ")[0]
+    return f"{facts} {' '.join(text.split())} Peers: benchmarks/version_peers.py."
+
+
+def _steps(
+    module: str, first: list[str], folder: Path, shards: int
+) -> dict[str, list[dict[str, float]]]:
+    """Run every step in processes of its own, in order; returns what each measured.
+
+    Raises:
+        RuntimeError: one of them failed; its last line says how.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for step in STEPS:
+        for _ in range(ROUNDS.get(step, 3)):
+            command = [sys.executable, "-m", f"benchmarks.{module}", *first, step, str(folder)]
+            command += ["--shards", str(shards)]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(done.stderr.strip() or f"{step} failed")
+            found.setdefault(step, []).append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
 def main() -> None:
     """Measure one step and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,7 +235,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shards", type=int, default=1_000_000)
     args = parser.parse_args()
-    print(json.dumps(measure(args.step, args.folder, args.shards)))
+    print(json.dumps(measure(args.step, args.folder / "tokenmill", args.shards)))
 
 
 if __name__ == "__main__":
