@@ -66,10 +66,9 @@ def _check_uris(keys: Sequence[str], uris: pa.Array) -> None:
     bad = pc.match_substring_regex(uris, CREDENTIALS_IN_URL)
     first = pc.index(bad, True).as_py()
     if first >= 0:
-        scheme = scheme_of(uris[first].as_py())
+        scheme, key = scheme_of(uris[first].as_py()), without_credentials(str(keys[first]))
         raise JobError(
-            f"the uri of {without_credentials(keys[first])!r} has a password in it or is signed, "
-            "and listings are kept in the store: list plain URLs, and set "
-            f"{environment_of(scheme)} in the environment",
+            f"the uri of {key!r} has a password in it or is signed, and listings are kept in "
+            f"the store: list plain URLs, and set {environment_of(scheme)} in the environment",
             path="source.urls",
         )

@@ -143,14 +143,14 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     proxy: S3Proxy
     protocol_version = "HTTP/1.1"
-    # A lost client is what some of the faults are about, and no news.
     disable_nagle_algorithm = True
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
 
     def handle(self) -> None:
         """Serve a connection until either side has had enough of it."""
+        # A lost client is what some of the faults are about, and no news.
         with suppress(ConnectionError, TimeoutError):
             super().handle()
 
