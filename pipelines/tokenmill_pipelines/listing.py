@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tokenmill.store.plans import PlanPart, listed, write_plan
 from tokenmill.store.segments import held_units
 from tokenmill.store.tables import read_tables
 from tokenmill_infra.observe import Observer
+from tokenmill_infra.storage.storage import Storage
 from tokenmill_pipelines.assemble import Assembly
 from tokenmill_schemas.asset import listing_schema
 from tokenmill_schemas.errors import JobError
@@ -28,6 +31,9 @@ from tokenmill_schemas.snapshot import MISSING_SCHEMA, FileRef, Receipt, Snapsho
 READ_ROWS = 65536
 #: Threads that hash assets where the job does not say how many fetch them.
 HASH_THREADS = 4
+#: Plan parts of up to so many rows that are read at once, where reading is waiting for answers.
+PART_THREADS = 8
+SMALL_PART = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +80,11 @@ def known_assets(assembly: Assembly, head: Snapshot | None) -> Known:
     """Return what the newest version of the store lists already, and what the job misses of it."""
     if head is None:
         return Known.of()
-    storage, name = assembly.store.storage, assembly.job.name
+    name = assembly.job.name
     # Parts of nobody's are from before there were scopes: what they list is never missed.
     rows = (
         (batch, bool(ref.scope) and ref.scope == name)
-        for ref in head.plans
-        for batch in listed(storage, ref, list(IDENTITY))
+        for ref, batch in _listed(assembly, head.plans, list(IDENTITY))
     )
     return Known.of(rows, digests(missing_assets(assembly, head), ("asset_key",)))
 
@@ -172,9 +177,42 @@ def _contents(assembly: Assembly, observer: Observer) -> Iterator[ContentOf | No
 
 
 def _own_keys(assembly: Assembly, head: Snapshot | None) -> Iterator[pa.RecordBatch]:
-    for ref in head.plans if head else ():
-        if ref.scope == assembly.job.name:
-            yield from listed(assembly.store.storage, ref, ["key"])
+    own = [ref for ref in (head.plans if head else ()) if ref.scope == assembly.job.name]
+    yield from (batch for _, batch in _listed(assembly, own, ["key"]))
+
+
+def _listed(
+    assembly: Assembly, refs: Iterable[FileRef], columns: list[str]
+) -> Iterator[tuple[FileRef, pa.RecordBatch]]:
+    """Yield columns of plan parts, in order.
+
+    Years of nightly runs leave thousands of small parts; on an object store each takes some
+    requests, so that many are under way at a time.
+    """
+    storage = assembly.store.storage
+    with ThreadPoolExecutor(PART_THREADS, "tokenmill-plans") as pool:
+        ahead: deque[tuple[FileRef, Iterable[pa.RecordBatch] | Future[list[pa.RecordBatch]]]]
+        ahead = deque()
+        for ref in refs:
+            if ref.rows <= SMALL_PART and storage.local(ref.path) is None:
+                ahead.append((ref, pool.submit(_all_listed, storage, ref, columns)))
+            else:
+                ahead.append((ref, listed(storage, ref, columns)))
+            if len(ahead) > PART_THREADS:
+                yield from _taken(*ahead.popleft())
+        for one in ahead:
+            yield from _taken(*one)
+
+
+def _all_listed(storage: Storage, ref: FileRef, columns: list[str]) -> list[pa.RecordBatch]:
+    return list(listed(storage, ref, columns))
+
+
+def _taken(
+    ref: FileRef, found: Iterable[pa.RecordBatch] | Future[list[pa.RecordBatch]]
+) -> Iterator[tuple[FileRef, pa.RecordBatch]]:
+    batches = found.result() if isinstance(found, Future) else found
+    yield from ((ref, batch) for batch in batches)
 
 
 def _keys(arrays: Iterable[pa.Array]) -> pa.ChunkedArray:
