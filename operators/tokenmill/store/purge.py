@@ -110,7 +110,9 @@ def execute_due(store: Store) -> DueReport:
         return DueReport()
     with hold(storage, GC) as intent:
         pending, now = pending_purges(Takedowns(storage).records()), now_of(storage)
-        due = [record for record in pending if record.facts["due_at"] <= now]
+        covers = [r.facts["covers"] for r in pending if r.facts["due_at"] <= now]
+        # One that is due takes with it what others have made due for later.
+        due = [r for r in pending if r.facts["covers"] <= max(covers, default=0)]
         waiting = tuple(record.facts["due_at"] for record in pending if record not in due)
         sweeper = Sweeper(storage, intent, now, 0.0)
         try:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.store import paths
+from tokenmill.store.plans import read_unit
 from tokenmill.store.records import read_record
 from tokenmill.store.refs import Refs
 from tokenmill.store.retained import retained
@@ -26,7 +27,8 @@ from tokenmill.store.takedowns import REMOVALS
 from tokenmill_infra.storage import scratch
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.canonical import canonical_json
-from tokenmill_schemas.snapshot import FileRef, Snapshot
+from tokenmill_schemas.plan import Unit
+from tokenmill_schemas.snapshot import FileRef, Receipt, Snapshot
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class Removal:
 
     ``shards`` are by path: sha256, the number of rows that were taken down, and the versions that
     had it. ``plans`` are the listings that named something. ``files`` are counts and bytes by
-    folder, with all else that nobody needed.
+    folder, with all else that nobody needed. ``jobs`` are versions that stay although the text of
+    their job says a name: it is its author's, and the next run's version has the mended one.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Removal:
     shards: dict[str, dict[str, Any]] = field(default_factory=dict)
     plans: list[str] = field(default_factory=list)
     files: dict[str, list[int]] = field(default_factory=dict)
+    jobs: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value."""
@@ -95,7 +99,9 @@ def remove(sweeper: Sweeper, taint: Taint, number: int) -> Removal:
     storage = sweeper.storage
     removal = tainted(storage, taint)
     marks = _needed(sweeper, taint, removal)
-    reports = list(_reports(storage, taint.names))
+    forms = _forms(taint.names)
+    removal.jobs = list(_named_by_jobs(storage, removal, forms))
+    reports = list(_reports(storage, forms))
     _count(sweeper, removal, marks, reports)
     total = _write_down(storage, number, removal)
     sweeper.check()
@@ -126,18 +132,38 @@ def _needed(sweeper: Sweeper, taint: Taint, removal: Removal) -> Marks:
     marks.add(clean)
     for entry in list(unnamed(storage, paths.RECEIPTS, marks)):
         receipt = read_receipt(storage, entry.path)
-        if receipt is not None and receipt.plan in clean:
+        if receipt is not None and receipt.plan in clean and _is_clean(storage, receipt, taint):
             marks.add([entry.path, *([receipt.path] if receipt.path else [])])
     return marks
 
 
-def _reports(storage: Storage, names: Iterable[str]) -> Iterator[Entry]:
-    """Yield the reports that mention a name, as they would write it."""
-    forms = {form for name in names for form in (name, html.escape(name), json.dumps(name)[1:-1])}
+def _is_clean(storage: Storage, receipt: Receipt, taint: Taint) -> bool:
+    """Whether a unit has no asset of which a single sample is denied: its shard may hold that."""
+    if not taint.denied.samples:
+        return True
+    unit = Unit(receipt.unit_id, receipt.plan, receipt.row_group, receipt.assets)
+    return not taint.denied.touches(read_unit(storage, unit).column("key"))
+
+
+def _forms(names: Iterable[str]) -> set[str]:
+    """Return how names are written in text, in HTML and in JSON."""
+    return {form for name in names for form in (name, html.escape(name), json.dumps(name)[1:-1])}
+
+
+def _reports(storage: Storage, forms: set[str]) -> Iterator[Entry]:
+    """Yield the reports that mention a name."""
     for entry in storage.list(paths.REPORTS):
         text = storage.read(entry.path).decode(errors="replace")
         if any(form in text for form in forms):
             yield entry
+
+
+def _named_by_jobs(storage: Storage, removal: Removal, forms: set[str]) -> Iterator[str]:
+    for version in retained(storage):
+        name = f"{version.branch}:{version.number}"
+        text = canonical_json([version.job, version.message]).decode()
+        if name not in removal.versions and any(form in text for form in forms):
+            yield name
 
 
 def _count(sweeper: Sweeper, removal: Removal, marks: Marks, reports: Sequence[Entry]) -> None:
@@ -159,6 +185,7 @@ def _write_down(storage: Storage, number: int, removal: Removal) -> Removal:
         total.plans += [path for path in value["plans"] if path not in total.plans]
         # A later attempt finds what the first one has left; that one counted all.
         total.files = value["files"] | total.files
+        total.jobs = value["jobs"]
     if not before or removal.versions:
         path = f"{REMOVALS}/{number:020d}-{len(before) + 1:06d}.json"
         storage.create(path, canonical_json(removal.to_json()))

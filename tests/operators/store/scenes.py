@@ -41,7 +41,7 @@ def under_way(job: Job, folder: Path) -> Iterator[tuple[Store, Commit]]:
         run.assembly.store,
         Commit(run.encoding.receipts, run.planned.plans, run.assembly.identity, base=run.base),
     )
-    getattr(run, "release", lambda: None)()
+    run.release()
 
 
 def shown(store: Store, ref: int | str | None = None) -> list[str]:
