@@ -118,20 +118,17 @@ class Feed:
         self._store = Store.open(store) if isinstance(store, str) else store
         self.snapshot: Snapshot = self._store.snapshot(ref)
         _check_snapshot(self.snapshot, fingerprint, self._store.uri)
-        names = None if streams is None else tuple(streams)
         before = None if since is None else self._store.snapshot(since)
-        wanted = Wanted(names, tuple(columns), before)
-        opened = open_snapshot(
-            self._store, self.snapshot, wanted, cache or ShardCache(default_cache())
-        )
+        wanted = Wanted(None if streams is None else tuple(streams), tuple(columns), before)
+        cache = cache or ShardCache(default_cache())
+        opened = open_snapshot(self._store, self.snapshot, wanted, cache)
         self._opened, self._plan, self._shards = opened, opened.plan, opened.shards
         self._order = Order(self._plan.rows, seed, shuffle)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
         self._check_settings()
         self._chunk_steps = _chunk_steps(opened, batch_size // world_size)
-        self._step = 0
-        self._iterators = 0
+        self._step = self._iterators = 0
         self._pid = os.getpid()
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,36 +45,36 @@ def ids_of(key: str, version: str, view: int = 0) -> npt.NDArray[np.uint16]:
     return np.frombuffer(seed[:8], "<u2").astype(np.uint16) % np.uint16(1000)
 
 
-def encode_assets(
-    store: Store,
-    assets: Mapping[str, str],
-    *,
-    rejected: Collection[str] = (),
-    views: int = 1,
-    shards: ShardsConfig | None = None,
-    salt: str = "",
-) -> Commit:
+@dataclass(frozen=True, slots=True)
+class How:
+    """How assets become samples.
+
+    ``rejected`` keys end in quarantine, every other asset has so many ``views``. ``salt`` sets the
+    units of a second try apart from those of the first.
+    """
+
+    rejected: Collection[str] = ()
+    views: int = 1
+    shards: ShardsConfig = field(default_factory=lambda: ShardsConfig(unit_assets=4))
+    salt: str = ""
+
+
+def encode_assets(store: Store, assets: Mapping[str, str], **how: Any) -> Commit:
     """Do all of a run over ``assets`` (key to version) but its commit, and return that.
 
     Args:
         store: Where plans, shards and receipts go.
         assets: What is listed, in this order; ``shards.unit_assets`` make a unit.
-        rejected: Keys that end in quarantine.
-        views: Samples of each asset.
-        shards: Format and sizes; four assets a unit unless it says otherwise.
-        salt: Sets the units of a second try apart from those of the first.
+        how: See `How`.
     """
-    shards = shards or ShardsConfig(unit_assets=4)
+    chosen = How(**how)
+    shards = chosen.shards
     identity = identity_of(shards)
     tables = split(_listing(assets).to_batches(), shards.unit_assets)
-    layout = identity.layout_digest + salt
+    layout = identity.layout_digest + chosen.salt
     named = ((unit_id(identity.fingerprint, layout, table), table) for table in tables)
     parts = write_plan(store.storage, named, ASSET_SCHEMA)
-    receipts = [
-        _encode(store, unit, rejected, views=views, shards=shards)
-        for part in parts
-        for unit in part.units
-    ]
+    receipts = [_encode(store, unit, chosen) for part in parts for unit in part.units]
     head = store.log.head()
     base = head.number if head else 0
     plans = tuple(part.ref for part in parts)
@@ -131,12 +131,10 @@ def _listing(assets: Mapping[str, str]) -> pa.Table:
     return pa.table(columns, schema=ASSET_SCHEMA)
 
 
-def _encode(
-    store: Store, unit: Unit, rejected: Collection[str], *, views: int, shards: ShardsConfig
-) -> Receipt:
-    listed = read_unit(store.storage, unit).to_pylist()
-    good = [row for row in listed if row["key"] not in rejected]
-    samples = [(row, view) for row in good for view in range(views)]
+def _encode(store: Store, unit: Unit, how: How) -> Receipt:
+    shards, listed = how.shards, read_unit(store.storage, unit).to_pylist()
+    good = [row for row in listed if row["key"] not in how.rejected]
+    samples = [(row, view) for row in good for view in range(how.views)]
     ids = np.array([ids_of(r["key"], r["version"], v) for r, v in samples], np.uint16)
     columns: dict[str, Any] = {
         "sample_id": [f"{row['key']}#{view}" for row, view in samples],
@@ -145,7 +143,7 @@ def _encode(
     }
     batch = make_batch(LAYOUT, {"image": ids.reshape(-1, 4)}, columns)
     written = write_shard(store, batch, LAYOUT, unit_id=unit.unit_id, config=shards)
-    bad = [row for row in listed if row["key"] in rejected]
+    bad = [row for row in listed if row["key"] in how.rejected]
     return store.publish(
         Receipt(
             unit_id=unit.unit_id,
