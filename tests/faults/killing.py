@@ -28,6 +28,8 @@ from typing import Any
 from tests.faults.scenarios import SCENARIOS, Scenario
 from tests.faults.state import State, problems_between, problems_of_rerun, state_of
 
+from tokenmill_pipelines.report import page
+
 #: Audit events that change the file system, and where in their arguments the paths and folders are.
 CHANGES = {
     "os.mkdir": ((0, 2),),
@@ -229,8 +231,16 @@ class Matrix:
         return seen, state_of(self.store)
 
 
+def warm_reports() -> None:
+    """Compile once the template that each report compiles anew."""
+    found = page._environment()
+    found.get_template("report.html.j2")
+    page._environment = lambda: found
+
+
 def main() -> int:
     """Answer each line ``SCENARIO FOLDER`` of the standard input with its matrix."""
+    warm_reports()
     for line in sys.stdin:
         name, folder = line.split()
         print(json.dumps(Matrix(SCENARIOS[name], Path(folder)).run()), flush=True)
