@@ -43,33 +43,32 @@ def open_exporter(name: str, options: Mapping[str, Any] | None = None) -> Export
 
 def export(
     version: Version,
-    name: str,
+    form: str | Exporter,
     to: str,
     *,
     where: str = "",
     groups: Sequence[str] = (),
-    options: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write the samples of a version that may be shown to a folder or URL.
 
     Args:
         version: What to export.
-        name: A format.
+        form: A format, or an exporter of one with options (`open_exporter`).
         to: An empty or new folder, local or on any fsspec URL.
         where: A filter over companion columns (`tokenmill_schemas.where`); "" is all samples.
         groups: Column groups whose streams and columns are written too; samples without values in
             one of them are left out.
-        options: The format's, as ``file_bytes``.
 
     Raises:
         JobError: the format, the filter or the place is not one that can be used.
         StoreError: the version has no shard.
     """
-    exporter = open_exporter(name, options)
+    exporter = open_exporter(form) if isinstance(form, str) else form
     storage = open_storage(to)
     if not exporter.again and next(iter(storage.list("")), None) is not None:
         raise JobError(f"{storage.uri} is not empty; choose a new folder", path="to")
     samples = Samples.of(version, where, groups)
     target = Target(storage)
     rows = exporter.write(samples, target)
+    name = type(exporter).__module__.rpartition(".")[2]
     return Exported(name, storage.uri, version.number, rows, target.files, target.written_bytes)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenmill_pipelines.cli import output, takedown, versions
-from tokenmill_pipelines.cli.export import export
+from tokenmill_pipelines.cli import export, output, takedown, versions
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
@@ -34,6 +33,7 @@ tokenizers_app = typer.Typer(help="See which tokenizers there are.", **SETTINGS)
 app.add_typer(samples_app, name="samples")
 app.add_typer(tokenizers_app, name="tokenizers")
 app.add_typer(takedown.commands)
+app.add_typer(export.commands)
 
 
 def _version(asked: bool) -> None:
@@ -99,7 +99,6 @@ def plan(job: JobFile, sets: Sets = None, as_json: Json = False, debug: Debug = 
 
 
 app.command()(serve)
-app.command()(export)
 
 
 @app.command()

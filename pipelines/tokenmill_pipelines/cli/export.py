@@ -10,7 +10,10 @@ import typer
 from tokenmill_pipelines.cli.guard import guard
 from tokenmill_pipelines.cli.options import Debug, Json, StoreAt, show
 
+commands = typer.Typer()
 
+
+@commands.command()
 def export(
     store: StoreAt,
     name: Annotated[
@@ -48,12 +51,13 @@ def export(
     """Write what a feed of a version would show in a form that another library reads."""
     with guard(as_json=as_json, debug=debug):
         from tokenmill.export import export as write
+        from tokenmill.export import open_exporter
         from tokenmill_pipelines.cli import stores
 
         opened, ref = stores.open_at(store)
         given = dict(_option(text) for text in options or ())
-        version = opened.at(ref)
-        done = write(version, name, to, where=where, groups=groups or (), options=given)
+        exporter = open_exporter(name, given)
+        done = write(opened.at(ref), exporter, to, where=where, groups=groups or ())
         show(asdict(done), "done", as_json=as_json)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.operators.export.conftest import Made
@@ -38,9 +37,9 @@ def test_the_formats_are_these() -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_the_same_version_gives_the_same_bytes(made: Made, tmp_path: Path, name: str) -> None:
     """Also after the store has grown: the older version is what it was."""
-    done = export(made.store.at(1), name, str(tmp_path / "one"), options=SMALL[name])
+    done = export(made.store.at(1), open_exporter(name, SMALL[name]), str(tmp_path / "one"))
     made.add(3)
-    again = export(made.store.at(1), name, str(tmp_path / "two"), options=SMALL[name])
+    again = export(made.store.at(1), open_exporter(name, SMALL[name]), str(tmp_path / "two"))
     assert files(str(tmp_path / "one")) == files(str(tmp_path / "two"))
     assert (done.samples, done.files, done.bytes) == (again.samples, again.files, again.bytes)
     written = files(str(tmp_path / "one"))
@@ -77,16 +76,19 @@ def test_a_place_that_is_taken_is_refused(made: Made, tmp_path: Path, name: str)
 def test_slips_are_refused_before_anything_is_written(made: Made, tmp_path: Path) -> None:
     """Formats, options and filters."""
     out = str(tmp_path / "out")
-    cases: list[tuple[str, dict[str, Any], str]] = [
-        ("parket", {}, "did you mean 'parquet'?"),
-        ("parquet", {"options": {"file_byte": 1}}, "did you mean 'file_bytes'?"),
-        ("parquet", {"options": {"file_bytes": 0}}, "file_bytes must be positive"),
-        ("parquet", {"where": "capture = 'x'"}, "did you mean 'caption'?"),
-        ("parquet", {"where": "image = 1"}, "cannot be compared"),
-    ]
-    for name, given, message in cases:
-        with pytest.raises(JobError, match=message.replace("?", r"\?")):
-            export(made.store.at(), name, out, **given)
+    for name, options, message in (
+        ("parket", {}, r"did you mean 'parquet'\?"),
+        ("parquet", {"file_byte": 1}, r"did you mean 'file_bytes'\?"),
+        ("parquet", {"file_bytes": 0}, "file_bytes must be positive"),
+    ):
+        with pytest.raises(JobError, match=message):
+            open_exporter(name, options)
+    for where, message in (
+        ("capture = 'x'", r"did you mean 'caption'\?"),
+        ("image = 1", "cannot be compared"),
+    ):
+        with pytest.raises(JobError, match=message):
+            export(made.store.at(), "parquet", out, where=where)
     assert not Path(out).exists()
 
 
@@ -107,8 +109,8 @@ def test_a_version_without_shards_is_refused(tmp_path: Path) -> None:
 def test_exports_go_to_object_stores(made: Made, tmp_path: Path, s3_root: str, name: str) -> None:
     """From an object store and to one: the same bytes as on a disk."""
     url = f"{s3_root}/{name}"
-    local = export(made.store.at(), name, str(tmp_path / "out"), options=SMALL[name])
-    remote = export(made.store.at(), name, url, options=SMALL[name])
+    local = export(made.store.at(), open_exporter(name, SMALL[name]), str(tmp_path / "out"))
+    remote = export(made.store.at(), open_exporter(name, SMALL[name]), url)
     assert files(url) == files(str(tmp_path / "out"))
     assert (remote.samples, remote.files, remote.bytes) == (local.samples, local.files, local.bytes)
     assert remote.uri == url

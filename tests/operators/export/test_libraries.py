@@ -13,7 +13,7 @@ import pytest
 from tests.operators.export.conftest import Made
 from tests.operators.export.test_tables import HIDDEN, SHOWN, wanted
 
-from tokenmill.export import export
+from tokenmill.export import export, open_exporter
 from tokenmill.testing.shards import EXTRAS, SPEC
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import JobError
@@ -96,7 +96,7 @@ def test_mds_gets_arrays_of_the_types_it_was_told(tmp_path: Path, writers: list[
     made = Made(str(tmp_path / "store"), layout=ShardLayout(FIXED, "bits", EXTRAS))
     made.add(21, 8)
     made.take_down(*HIDDEN)
-    done = export(made.store.at(), "mds", str(tmp_path / "out"), options={"file_bytes": 999})
+    done = export(made.store.at(), open_exporter("mds", {"file_bytes": 999}), str(tmp_path / "out"))
     (writer,) = writers
     assert (done.samples, done.files, writer.size_limit) == (len(SHOWN), 2, 999)
     assert writer.columns["image"] == "ndarray:uint16:4,3"
@@ -123,7 +123,7 @@ def test_litdata_reads_what_it_wrote(made: Made, tmp_path: Path) -> None:
     made.take_down(*HIDDEN)
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
-        export(made.store.at(), "litdata", str(folder), options={"file_bytes": 5000})
+        export(made.store.at(), open_exporter("litdata", {"file_bytes": 5000}), str(folder))
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1]
     assert len(files[0]) > 2

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.operators.export.conftest import Made
 
-from tokenmill.export import export
+from tokenmill.export import export, open_exporter
 from tokenmill.export.samples import plain_schema
 from tokenmill.shards.columns import decode_stream, widen_bfloat16
 from tokenmill_schemas.errors import JobError
@@ -77,7 +77,7 @@ def test_files_are_cut_at_the_limit(made: Made, tmp_path: Path) -> None:
     """Rows stay in order over files, which are numbered."""
     made.take_down(*HIDDEN)
     out = tmp_path / "out"
-    done = export(made.store.at(), "parquet", str(out), options={"file_bytes": 2000})
+    done = export(made.store.at(), open_exporter("parquet", {"file_bytes": 2000}), str(out))
     files = sorted(out.glob("part-*.parquet"))
     assert done.files == len(files) > 2
     tables = [pq.read_table(file) for file in files]
@@ -94,7 +94,7 @@ def test_a_card_says_what_the_files_hold(made: Made, tmp_path: Path) -> None:
     """Features, counts and the split's files stand in the head of the card."""
     made.take_down(*HIDDEN)
     out = tmp_path / "out"
-    done = export(made.store.at(), "huggingface", str(out), options={"split": "validation"})
+    done = export(made.store.at(), open_exporter("huggingface", {"split": "validation"}), str(out))
     table = pq.read_table(out / "data" / "validation-00000.parquet")
     check_rows(table, made)
     card = (out / "README.md").read_text()
@@ -156,4 +156,6 @@ def test_datasets_opens_the_folder(
 def test_a_split_has_a_plain_name(made: Made, tmp_path: Path, split: str) -> None:
     """It becomes part of a path and of YAML."""
     with pytest.raises(JobError, match=r"format.split: .* is no name of a split"):
-        export(made.store.at(), "huggingface", str(tmp_path / "out"), options={"split": split})
+        export(
+            made.store.at(), open_exporter("huggingface", {"split": split}), str(tmp_path / "out")
+        )

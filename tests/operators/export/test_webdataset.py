@@ -17,7 +17,7 @@ import pytest
 from tests.operators.export.conftest import Made
 from tests.operators.export.test_tables import HIDDEN, SHOWN, plain, wanted
 
-from tokenmill.export import export
+from tokenmill.export import export, open_exporter
 from tokenmill.export.indexes import Member, dali_index, energon_index
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import JobError
@@ -30,7 +30,7 @@ SMALL = {"file_bytes": 64 * 1024}
 def out(made: Made, tmp_path: Path) -> Path:
     """The export of a store of which three samples are hidden, in tars of a few samples each."""
     made.take_down(*HIDDEN)
-    done = export(made.store.at(), "webdataset", str(tmp_path / "out"), options=SMALL)
+    done = export(made.store.at(), open_exporter("webdataset", SMALL), str(tmp_path / "out"))
     assert done.samples == len(SHOWN)
     return tmp_path / "out"
 
@@ -156,14 +156,16 @@ def test_energons_metadata_counts_and_finds_every_sample(made: Made, out: Path) 
 
 def test_an_export_to_another_split(made: Made, tmp_path: Path) -> None:
     """Any name goes; Energon's own three are always there."""
-    export(made.store.at(), "webdataset", str(tmp_path / "out"), options={"split": "probe"})
+    export(made.store.at(), open_exporter("webdataset", {"split": "probe"}), str(tmp_path / "out"))
     split = json.loads((tmp_path / "out/.nv-meta/split.yaml").read_text())["split_parts"]
     assert split == {"train": [], "val": [], "test": [], "probe": ["shard-000000.tar"]}
 
 
 def test_a_sample_larger_than_a_file_gets_one_of_its_own(made: Made, tmp_path: Path) -> None:
     """The limit never cuts a sample."""
-    done = export(made.store.at(), "webdataset", str(tmp_path / "o"), options={"file_bytes": 1})
+    done = export(
+        made.store.at(), open_exporter("webdataset", {"file_bytes": 1}), str(tmp_path / "o")
+    )
     assert len(list((tmp_path / "o").glob("*.tar"))) == done.samples == 29
 
 
