@@ -27,7 +27,7 @@ from tokenmill.store.tables import read_tables
 from tokenmill.store.takedowns import Takedowns
 from tokenmill.store.transaction import Change, transact
 from tokenmill.store.version import Version
-from tokenmill_infra.storage import open_storage
+from tokenmill_infra.storage import open_storage, writing
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json
@@ -126,7 +126,7 @@ class Store:
         Raises:
             ConflictError: the tag names another version already.
         """
-        with self.hold("tag", note=name):
+        with self.hold("tag", note=name), writing(self.storage):
             snapshot = self.snapshot(ref)
             self.refs.tag(name, snapshot)
             return snapshot
@@ -147,7 +147,7 @@ class Store:
         Raises:
             ConflictError: the name is taken.
         """
-        with self.hold("branch", note=name):
+        with self.hold("branch", note=name), writing(self.storage):
             self.refs.create_branch(name, self.snapshot(ref))
         return self.on(name)
 

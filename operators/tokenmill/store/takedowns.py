@@ -18,6 +18,7 @@ import pyarrow as pa
 from tokenmill.store import paths
 from tokenmill.store.records import parse_record
 from tokenmill.store.tables import put_rows, read_tables
+from tokenmill_infra.storage import writing
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import FORMAT_VERSION
 from tokenmill_schemas.canonical import canonical_json
@@ -90,17 +91,19 @@ class Takedowns:
 
         Raises:
             ConflictError: others kept adding records.
+            StoreError: the storage does not keep exclusive create, and another writer is at work.
         """
-        for _ in range(20):
-            before = self.records()
-            previous = before[-1].sha256 if before else ""
-            record = Takedown(len(before) + 1, previous, kind, request, **facts)
-            data = record.to_bytes()
-            try:
-                self.storage.create(paths.takedown_file(record.number), data)
-            except FileExistsError:
-                continue
-            return replace(record, sha256=hashlib.sha256(data).hexdigest())
+        with writing(self.storage):
+            for _ in range(20):
+                before = self.records()
+                previous = before[-1].sha256 if before else ""
+                record = Takedown(len(before) + 1, previous, kind, request, **facts)
+                data = record.to_bytes()
+                try:
+                    self.storage.create(paths.takedown_file(record.number), data)
+                except FileExistsError:
+                    continue
+                return replace(record, sha256=hashlib.sha256(data).hexdigest())
         raise ConflictError("20 takedowns came first; try again", uri=self.storage.uri)
 
     def put(self, table: pa.Table) -> tuple[FileRef, ...]:
