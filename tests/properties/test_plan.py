@@ -36,7 +36,7 @@ def cut(whole: pa.RecordBatch, data: st.DataObject) -> list[pa.RecordBatch]:
     """The same rows in batches of drawn sizes."""
     parts, start = [], 0
     while start < whole.num_rows:
-        size = data.draw(st.integers(0, whole.num_rows - start))
+        size = data.draw(st.integers(1, whole.num_rows - start))
         parts.append(whole.slice(start, size))
         start += size
     return parts
