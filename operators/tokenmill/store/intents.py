@@ -3,7 +3,8 @@
 A running operation keeps a small file in the store and renews it. `tokenmill.store.gc` writes an
 intent of its own and then looks for others; everybody else writes one and then looks for a gc.
 Whichever wrote first, at least one of the two sees the other (Dekker's principle), and storage
-needs to be no more than consistent. Age is told by the storage's own clock.
+needs to be no more than consistent. Age is told by the storage's own clock. On the machine that it
+was on, an operation that was killed is known at once to have ended; elsewhere after half an hour.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tokenmill.store import paths
@@ -36,13 +38,23 @@ GC_POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An operation under way: what, by which process on which machine, for which job."""
+    """An operation under way: what, by which process on which machine, for which job.
+
+    ``space`` tells within which start of a machine, and which of its containers, ``pid`` is a
+    process's number; "" where that cannot be told.
+    """
 
     kind: str
     intent_id: str
     host: str
     pid: int
     note: str = ""
+    space: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process has ended for certain, as it can be seen from this one."""
+        return bool(self.space) and self.space == process_space() and not _runs(self.pid)
 
     def describe(self) -> str:
         """Return the intent in words."""
@@ -58,7 +70,8 @@ def hold(storage: Storage, kind: str, *, note: str = "") -> Iterator[Intent]:
         StoreError: a gc is at work and does not end.
     """
     sweep_scratch(storage)
-    intent = Intent(kind, uuid.uuid4().hex, socket.gethostname(), os.getpid(), note)
+    name = uuid.uuid4().hex
+    intent = Intent(kind, name, socket.gethostname(), os.getpid(), note, process_space())
     with _renewed(storage, intent):
         if kind != GC:
             _wait_for_gc(storage)
@@ -76,7 +89,8 @@ def live(storage: Storage) -> list[Intent]:
         # One that ended meanwhile is gone; one that is damaged still says that somebody is there.
         with suppress(FileNotFoundError):
             intent = _read(storage, entry.path)
-            found[intent.intent_id] = intent
+            if not intent.is_over:
+                found[intent.intent_id] = intent
     return list(found.values())
 
 
@@ -109,7 +123,7 @@ def sweep_dead(storage: Storage) -> list[str]:
     """Delete the intents of operations that ended without a word; returns their paths."""
     entries = list(storage.list(paths.RUNNING))
     now = _newest(entries)
-    dead = [entry.path for entry in entries if now - entry.modified > LIVE_S]
+    dead = [entry.path for entry in entries if _is_dead(storage, entry, now)]
     for path in dead:
         storage.delete(path)
     return dead
@@ -137,22 +151,53 @@ def _wait_for_gc(storage: Storage) -> None:
         time.sleep(GC_POLL_S)
 
 
+def _is_dead(storage: Storage, entry: Entry, now: float) -> bool:
+    if now - entry.modified > LIVE_S:
+        return True
+    with suppress(FileNotFoundError):
+        return _read(storage, entry.path).is_over
+    return False
+
+
+def process_space() -> str:
+    """Return what is equal for processes that see each other under their numbers; "" unknown.
+
+    Containers on one machine may share its name, and have processes of their own under any number.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 @contextmanager
 def _renewed(storage: Storage, intent: Intent) -> Iterator[None]:
     made: list[str] = []
     ended = threading.Event()
-    _write(storage, intent, made)
     thread = threading.Thread(
         target=_renew, args=(storage, intent, made, ended), daemon=True, name="intent"
     )
-    thread.start()
     try:
+        _write(storage, intent, made)
+        thread.start()
         yield
     finally:
         ended.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         for path in made:
-            storage.delete(path)
+            _forget(storage, path)
 
 
 def _renew(storage: Storage, intent: Intent, made: list[str], ended: threading.Event) -> None:
@@ -160,11 +205,20 @@ def _renew(storage: Storage, intent: Intent, made: list[str], ended: threading.E
         # A renewal that fails is tried again long before the last one has aged out.
         with suppress(OSError, TransientError, StoreError):
             _write(storage, intent, made)
-            storage.delete(made.pop(0))
+            while len(made) > 1:
+                _forget(storage, made[0])
+                made.pop(0)
 
 
 def _write(storage: Storage, intent: Intent, made: list[str]) -> None:
     path = f"{paths.RUNNING}/{intent.intent_id}-{uuid.uuid4().hex[:8]}.json"
     value: dict[str, Any] = asdict(intent)
-    storage.create(path, canonical_json(value))
+    # Noted first: it may be made although the answer is lost.
     made.append(path)
+    storage.create(path, canonical_json(value))
+
+
+def _forget(storage: Storage, path: str) -> None:
+    """Delete an intent; one that cannot be deleted ages out, and what it announced was done."""
+    with suppress(OSError, TransientError, StoreError):
+        storage.delete(path)

