@@ -223,8 +223,10 @@ def _tombstones(
     storage: Storage, head: Snapshot, commit: Commit, *, missing: tuple[FileRef, ...]
 ) -> tuple[FileRef, ...]:
     refs = head.tombstones
-    if commit.returned:
-        refs = unhide(storage, refs, commit.returned - commit.replaced, "vanished")
+    if commit.returned or commit.replaced:
+        # What is replaced is lifted too, to be hidden for that: else the asset's next return would
+        # show the old samples beside the new ones.
+        refs = unhide(storage, refs, commit.returned | commit.replaced, "vanished")
     if commit.replaced:
         refs = hide(storage, refs, locate(storage, head.segments, commit.replaced), "replaced")
     if commit.drop_missing:

@@ -70,14 +70,15 @@ def hidden_of(storage: Storage, snapshot: Snapshot) -> Hidden:
 
 
 def _hidden(own: pa.Table, since: pa.Table) -> Hidden:
-    before = _by_path(own)
-    both = _by_path(pa.concat_tables([own, since])) if since.num_rows else before
+    before = rows_by_path(own)
+    both = rows_by_path(pa.concat_tables([own, since])) if since.num_rows else before
     if sum(map(len, both.values())) == sum(map(len, before.values())):
         return Hidden(before)
     return Hidden(both, digest({path: rows.tolist() for path, rows in both.items()}))
 
 
-def _by_path(table: pa.Table) -> dict[str, Rows]:
+def rows_by_path(table: pa.Table) -> dict[str, Rows]:
+    """Return the rows of each shard in a table of places, ascending and without repeats."""
     if not table.num_rows:
         return {}
     grouped = table.group_by("path").aggregate([("row", "distinct")]).sort_by("path")
