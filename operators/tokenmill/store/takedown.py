@@ -106,7 +106,8 @@ def takedown(
         record = _record(storage, request, found)
         # What was committed before the record was there: see above.
         now = distinct(ref for version in retained(storage) for ref in version.segments)
-        if late := [ref for ref in now if ref not in seen]:
+        known = {ref.path for ref in seen}
+        if late := [ref for ref in now if ref.path not in known]:
             more = _resolve(store, request, now if request.where else late)
             record = _record(storage, request, more) or record
             found = pa.concat_tables([found, more.filter(pc.invert(among(more, found)))])
