@@ -61,10 +61,15 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
         JobError: a setting differs, or the position is not one of this feed's.
     """
     if state.snapshot != now.snapshot:
+        mend = (
+            "samples of it were taken down since, so begin with a new feed, whose order leaves "
+            "them out; or it is another store's, branch's or diff's, so open that"
+            if state.number == now.number
+            else f"open the feed with ref={state.number} on the store that the state was made with"
+        )
         raise StoreError(
             f"the state belongs to snapshot {state.number} (content {state.snapshot[:12]}), this "
-            f"feed reads snapshot {now.number} (content {now.snapshot[:12]}): open the feed with "
-            f"ref={state.number} on the store that the state was made with",
+            f"feed reads snapshot {now.number} (content {now.snapshot[:12]}): {mend}",
             uri=uri,
         )
     for name in ("seed", "shuffle", "batch_size", "drop_last"):

@@ -6,7 +6,6 @@ taken down; so a plan part's keys are hashed, once, about a second for a million
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.store.denied import Denied
+from tokenmill.store.hidden import rows_by_path
 from tokenmill.store.plans import listed
 from tokenmill.store.segments import read_segments
 from tokenmill.store.tables import read_table, read_tables
@@ -122,16 +122,3 @@ class Taint:
         self.names.update(batch.column("key").to_pylist())
         whole = pc.equal(batch.column("locator"), "")
         self.names.update(batch.column("uri").filter(whole).to_pylist())
-
-
-def rows_by_path(table: pa.Table) -> dict[str, Rows]:
-    """Return the rows of each shard in a table of tombstones, ascending and without repeats."""
-    found: dict[str, list[int]] = {}
-    for path, row in _places(table):
-        found.setdefault(path, []).append(row)
-    return {path: np.unique(np.array(rows, np.int64)) for path, rows in found.items()}
-
-
-def _places(table: pa.Table) -> Iterator[tuple[str, int]]:
-    columns = (table.column(name).to_pylist() for name in ("path", "row"))
-    return zip(*columns, strict=True)

@@ -18,6 +18,7 @@ from tests.operators.store.scenes import JobOf, files, made, mentions, shown, so
 from tokenmill.feed import Feed
 from tokenmill.shards.columns import count_tokens
 from tokenmill.store import Store, paths
+from tokenmill.store.compact import compact
 from tokenmill.store.gc import gc
 from tokenmill.store.groups import add_group, from_table
 from tokenmill.store.purge import DueReport, execute_due, purge
@@ -31,6 +32,7 @@ from tokenmill_schemas.errors import JobError, SnapshotNotFoundError, TransientE
 
 #: One with samples, one that failed, one that is listed twice, one that another run left behind.
 GONE = ["picture-0003", "picture-0004", "picture-0001", "picture-0040"]
+QUIET = SilentObserver()
 LOST = {"count": 3, "start": 39}
 KEPT = {"count": 2, "start": 50}
 
@@ -169,9 +171,9 @@ def test_single_samples_leave_their_asset_where_it_is(noise_job: JobOf, tmp_path
     assert (reject["disposition"], reject["reason"]) == ("filtered", "taken_down")
     assert len(shown(store)) == 49
     assert sound(store)
-    run_job(job, observer=SilentObserver())
+    run_job(job, observer=QUIET)
     with pytest.raises(JobError, match="nothing to retry"):
-        retry_store(store.uri, observer=SilentObserver())
+        retry_store(store.uri, observer=QUIET)
     assert len(shown(store)) == 49
 
 
@@ -179,7 +181,7 @@ def test_hidden_samples_move_with_their_shard(noise_job: JobOf) -> None:
     """Rows behind a removed one have other numbers; those hidden for other reasons stay hidden."""
     store = made(noise_job(source={"count": 6}))
     drop = {"on_missing": "drop"}
-    run_job(noise_job(source={"count": 5}, increment=drop), observer=SilentObserver())
+    run_job(noise_job(source={"count": 5}, increment=drop), observer=QUIET)
     takedown(store, keys=["picture-0001", "picture-0003"])
     done(store)
     (tombstone,) = store.at().tombstones().to_pylist()
@@ -210,7 +212,7 @@ def test_until_it_is_due_older_versions_stay_and_after_that_what_was_restored_go
     assert gc(store, grace_s=0).deleted == 0 or sound(store)
     store.restore(1)
     store.create_branch("old", 1)
-    run_job(noise_job(source={"count": 14}), observer=SilentObserver())
+    run_job(noise_job(source={"count": 14}), observer=QUIET)
     takedown(store, keys=["picture-0013"])
     assert purge(store, grace_s=0).number == 4
     report = execute_due(store)
@@ -260,11 +262,29 @@ def test_interrupted_runs_go_on_from_what_names_nothing_denied(
     store = a_full_store(noise_job, tmp_path)
     takedown(store, keys=GONE)
     done(store)
-    again = run_job(noise_job(name="kept", source=KEPT), observer=SilentObserver())
+    again = run_job(noise_job(name="kept", source=KEPT), observer=QUIET)
     assert again.done["reused_units"] == 1
-    fresh = run_job(noise_job(name="lost", source=LOST), observer=SilentObserver())
+    fresh = run_job(noise_job(name="lost", source=LOST), observer=QUIET)
     assert (fresh.done["reused_units"], fresh.done["samples"]) == (0, 2)
     assert "picture-0040#0" not in shown(store)
+    assert sound(store)
+
+
+def test_it_goes_together_with_compaction(noise_job: JobOf, tmp_path: Path) -> None:
+    """Before and after the takedown, and between the purge and its execution."""
+    small = {"unit_assets": 3}
+    store = a_full_store(noise_job, tmp_path, shards=small)
+    before = shown(store)
+    assert compact(store).made
+    takedown(store, keys=GONE)
+    assert shown(store) == [name for name in before if name.split("#")[0] not in GONE]
+    assert purge(store, grace_s=0).number is not None
+    run_job(noise_job(name="more", source={"count": 5, "start": 70}, shards=small), observer=QUIET)
+    assert compact(store).made
+    assert execute_due(store).number is not None
+    left = [name for name in mentions(tmp_path / "store", GONE) if not name.startswith("_")]
+    assert left == []
+    assert len(shown(store)) == len(before) - 2 + 5
     assert sound(store)
 
 
