@@ -12,6 +12,7 @@ from tokenmill_infra.storage.remote import connect, path_of
 from tokenmill_infra.storage.retry import Retry
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_infra.storage.transfer import Transfer
+from tokenmill_schemas.errors import TransientError
 
 #: What a stream over a URL reads ahead.
 BLOCK_BYTES = 8 * 2**20
@@ -44,10 +45,18 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: object) -> int:
-        """Fill ``buffer`` from the position on; returns how many bytes there were."""
+        """Fill ``buffer`` from the position on; returns how many bytes there were.
+
+        Raises:
+            TransientError: the answer was shorter than the file is.
+        """
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # any writable buffer
         stop = min(self._position + len(view), self._size)
         data = self._read(self._position, stop) if self._position < stop else b""
+        if self._position + len(data) < stop:
+            raise TransientError(
+                f"asked for {stop - self._position} bytes at {self._position}, got {len(data)}"
+            )
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
