@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokenmill_pipelines.cli import export, output, takedown, versions
+from tokenmill_pipelines.cli import columns, export, output, takedown, versions
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
@@ -34,6 +34,7 @@ app.add_typer(samples_app, name="samples")
 app.add_typer(tokenizers_app, name="tokenizers")
 app.add_typer(takedown.commands)
 app.add_typer(export.commands)
+app.add_typer(columns.commands)
 
 
 def _version(asked: bool) -> None:

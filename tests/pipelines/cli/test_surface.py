@@ -46,6 +46,15 @@ SURFACE = {
     }
     | COMMON,
     "gc": {"STORE", "--grace", "--expire-older-than", "--dry-run", "--receipt"} | COMMON,
+    "columns": set(),
+    "columns add": {
+        *("STORE", "NAME", "FILE", "--from-store", "--streams", "--columns"),
+        *("--by", "--covered", "--branch"),
+    }
+    | COMMON,
+    "columns drop": {"STORE", "NAME", "--branch"} | COMMON,
+    "columns list": {"STORE[@REF]"} | COMMON,
+    "compact": {"STORE", "--target-mb", "--target-rows", "--dry-run", "--branch"} | COMMON,
     "samples": set(),
     "samples list": COMMON,
     "samples fetch": {"NAME", "--to"} | COMMON,
