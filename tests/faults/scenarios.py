@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tokenmill.store import Store
+from tokenmill.store.compact import compact
 from tokenmill.store.gc import gc
 from tokenmill.store.groups import add_group, drop_group, from_table
 from tokenmill.store.purge import execute_due, purge
@@ -146,6 +147,13 @@ def score_of(uri: str) -> None:
     score(uri)
 
 
+def small_shards(uri: str) -> None:
+    """Make three small shards with hidden samples and a column group."""
+    run_twice(uri)
+    score(uri)
+    takedown(Store.open(uri), keys=["picture-0004"])
+
+
 def nothing(uri: str) -> None:
     """Do nothing."""
 
@@ -188,6 +196,7 @@ _ALL = (
     Scenario("purge", purge_at_once, take_down_of),
     Scenario("removal", lambda uri: execute_due(Store.open(uri)), purge_of, half_an_hour),
     Scenario("gc", collect, litter, half_an_hour),
+    Scenario("compact", lambda uri: compact(Store.open(uri)), small_shards),
     Scenario("columns", score, run),
     Scenario("no_columns", unscore, score_of),
 )
