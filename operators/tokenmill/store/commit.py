@@ -203,17 +203,20 @@ def _next(log: Log, head: Snapshot, commit: Commit) -> Snapshot:
 
 
 def _missing(storage: Storage, head: Snapshot, commit: Commit) -> tuple[FileRef, ...]:
-    """Return the table of missing assets after ``commit``; what other jobs miss stays as it is."""
-    if not (commit.vanished or commit.returned):
+    """Return the table of missing assets after ``commit``.
+
+    What other jobs miss stays as it is, unless this one has tokenized it: then it is this one's.
+    """
+    if not (commit.vanished or commit.returned or (commit.replaced and head.missing)):
         return head.missing
     table = read_tables(storage, head.missing, MISSING_SCHEMA)
     mine = pc.equal(table.column("scope"), commit.scope)
     known = table.filter(mine).column("asset_key")
-    back = pa.array(sorted(commit.returned), pa.string())
-    refs = head.missing
-    if pc.any(pc.is_in(known, value_set=back)).as_py():
-        stays = pc.invert(pc.and_(mine, pc.is_in(table.column("asset_key"), value_set=back)))
-        refs = append_rows(storage, paths.MISSING, (), table.filter(stays))
+    back, anew = (pa.array(sorted(s), pa.string()) for s in (commit.returned, commit.replaced))
+    keys, refs = table.column("asset_key"), head.missing
+    gone = pc.or_(pc.and_(mine, pc.is_in(keys, value_set=back)), pc.is_in(keys, value_set=anew))
+    if pc.any(gone).as_py():
+        refs = append_rows(storage, paths.MISSING, (), table.filter(pc.invert(gone)))
     new = sorted(commit.vanished.difference(known.to_pylist()))
     rows = [{"asset_key": key, "scope": commit.scope} for key in new]
     return append_rows(storage, paths.MISSING, refs, pa.Table.from_pylist(rows, MISSING_SCHEMA))
