@@ -24,7 +24,7 @@ from tokenmill.store.history import hidden_totals
 from tokenmill.store.locate import locate
 from tokenmill.store.log import Log
 from tokenmill.store.plans import read_unit, write_plan
-from tokenmill.store.rewrite import rewrite_shard, without
+from tokenmill.store.rewrite import in_parallel, rewrite_shard, without
 from tokenmill.store.tables import append_rows, put_table, read_table, read_tables
 from tokenmill.store.taint import NO_ROWS, Rows, Taint
 from tokenmill.store.transaction import next_version
@@ -90,8 +90,10 @@ def cleaned(log: Log, head: Snapshot, taint: Taint) -> Snapshot | None:
     storage = log.storage
     work = _Work(storage, taint, taint.rows(head), dict(_listed_rows(storage, head, taint)))
     for ref in head.segments:
-        for row in _affected(work, read_table(storage, ref)):
-            _clean_unit(work, row)
+        rows = list(_affected(work, read_table(storage, ref)))
+        made = in_parallel(lambda row: _clean_unit(work, row), rows)
+        for old, unit in zip(rows, made, strict=True):
+            _take(work, old, unit)
     work.parts.update(part for part, _ in work.listed)
     plans = tuple(ref for part in head.plans for ref in _clean_part(work, part))
     segments = tuple(_clean_segments(work, head))
@@ -137,48 +139,50 @@ def _affected(work: _Work, table: pa.Table) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _clean_unit(work: _Work, old: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What becomes of a unit: its row of the manifest, and by uri the assets of ``bare``."""
+
+    row: dict[str, Any]
+    bare: dict[str, str]
+
+
+def _clean_unit(work: _Work, old: dict[str, Any]) -> _Unit:
     """Make a unit's shard anew, if anything goes from it, and its row of the manifest."""
     storage, path = work.storage, old["path"]
     rows = work.rows.get(path, NO_ROWS) if path else NO_ROWS
     cut = work.listed.get((old["plan"], old["row_group"]), NO_ROWS)
-    row = dict(old)
-    name = row["unit_id"] = work.ids[old["unit_id"]] = purged_id(old["unit_id"], rows, cut)
+    row = {**old, "unit_id": purged_id(old["unit_id"], rows, cut)}
     if len(rows):
-        row = rewrite_shard(storage, row, without(old["samples"], rows), unit_id=name)
-        work.shards[path] = row["path"]
-    _count_assets(work, row, _Before(path, rows, cut))
-    work.parts.add(old["plan"])
+        keep = without(old["samples"], rows)
+        row = rewrite_shard(storage, row, keep, unit_id=row["unit_id"])
+    unit = Unit(old["unit_id"], old["plan"], old["row_group"], old["assets"])
+    listing = read_unit(storage, unit).select(["key", "uri"])
+    keys = listing.column("key").to_pylist()
+    uris = dict(zip(keys, listing.column("uri").to_pylist(), strict=True))
+    held = _keys(storage, path)
+    gone = {keys[i] for i in cut.tolist()}
+    stay = [key for key in keys if key not in gone]
+    kept = {held[i] for i in without(len(held), rows).tolist()}
+    bare = {held[i] for i in rows.tolist()} - kept - gone
+    row["assets"] -= len(cut)
+    row["rejected"] += len(bare) - len(gone.difference(held))
+    row["min_key"], row["max_key"] = min(stay, default=""), max(stay, default="")
+    return _Unit(row, {key: uris.get(key, "") for key in bare})
+
+
+def _take(work: _Work, old: dict[str, Any], unit: _Unit) -> None:
+    """Note what became of a unit."""
+    row, path = unit.row, old["path"]
+    work.ids[old["unit_id"]] = row["unit_id"]
     work.units[old["unit_id"]] = row if row["assets"] or row["path"] else None
+    work.parts.add(old["plan"])
+    if path in work.rows:
+        work.shards[path] = row["path"]
     for count in _COUNTS[1:]:
         work.less[count] += old[count] - row[count]
     work.less["shards"] += bool(path) - bool(row["path"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """A unit's shard, and what goes from it and from the listing."""
-
-    path: str
-    rows: Rows
-    cut: Rows
-
-
-def _count_assets(work: _Work, row: dict[str, Any], before: _Before) -> None:
-    """Mend what a row of the manifest says of the unit's assets."""
-    unit = Unit(row["unit_id"], row["plan"], row["row_group"], row["assets"])
-    listing = read_unit(work.storage, unit).select(["key", "uri"])
-    keys = listing.column("key").to_pylist()
-    uris = dict(zip(keys, listing.column("uri").to_pylist(), strict=True))
-    held = _keys(work.storage, before.path)
-    gone = {keys[i] for i in before.cut.tolist()}
-    stay = [key for key in keys if key not in gone]
-    kept = {held[i] for i in without(len(held), before.rows).tolist()}
-    bare = {held[i] for i in before.rows.tolist()} - kept - gone
-    row["assets"] -= len(before.cut)
-    row["rejected"] += len(bare) - len(gone.difference(held))
-    row["min_key"], row["max_key"] = min(stay, default=""), max(stay, default="")
-    work.bare |= {key: {"uri": uris.get(key, ""), "unit_id": row["unit_id"]} for key in bare}
+    work.bare |= {key: {"uri": uri, "unit_id": row["unit_id"]} for key, uri in unit.bare.items()}
 
 
 def _keys(storage: Storage, path: str) -> list[str]:

@@ -8,6 +8,7 @@ work.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ from tokenmill.store.store import Store
 from tokenmill.store.sweep import HeldError, Sweeper, Swept, mark
 from tokenmill_infra.storage import scratch
 from tokenmill_infra.storage.storage import Entry, Storage
+from tokenmill_schemas.errors import SnapshotNotFoundError
 from tokenmill_schemas.snapshot import Snapshot
 
 DAY_S = 86400.0
@@ -60,8 +62,8 @@ def gc(
         grace_s: Files that were written less than this long ago stay.
         dry_run: Only say what would be deleted.
         expire_older_than_s: First let go of versions that were superseded longer ago than this,
-            unless they are the newest of a branch, tagged, or where a branch begins that has no
-            version of its own. None lets go of none.
+            unless they are the newest of a branch, tagged, or needed to merge a branch: where it
+            begins, and what was merged last. None lets go of none.
 
     Raises:
         StoreError: another gc is at work (a dry run waits for it in vain).
@@ -126,12 +128,19 @@ def _expired(storage: Storage, until: float) -> Iterator[tuple[str, Entry]]:
 
 
 def _held_versions(storage: Storage) -> Iterator[tuple[str, int]]:
-    """Yield branches and numbers of versions that are tagged, or a branch's newest."""
+    """Yield branches and numbers of versions that are tagged, or newest, or what a merge needs."""
     yield from ((tag.branch, tag.number) for tag in Refs(storage).tags().values())
     for branch in branch_names(storage):
-        head = Log(storage, branch).head()
+        log = Log(storage, branch)
+        head, fork = log.head(), log.fork()
         if head is not None:
             yield head.branch, head.number
+            yield from head.merged.items()
+        if fork is not None:
+            with suppress(SnapshotNotFoundError):  # it was purged
+                # The other branch may have inherited it itself.
+                began = Log(storage, fork.branch).read(fork.number)
+                yield began.branch, began.number
 
 
 def _lost_logs(storage: Storage) -> Iterator[Entry]:

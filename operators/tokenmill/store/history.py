@@ -19,7 +19,12 @@ from tokenmill.store.tables import append_rows, read_tables
 from tokenmill.store.takedowns import Takedowns
 from tokenmill.store.transaction import next_version, transact
 from tokenmill_infra.storage.storage import Storage
-from tokenmill_schemas.errors import ConflictError, FingerprintError, StoreError
+from tokenmill_schemas.errors import (
+    ConflictError,
+    FingerprintError,
+    SnapshotNotFoundError,
+    StoreError,
+)
 from tokenmill_schemas.plan import Unit
 from tokenmill_schemas.snapshot import (
     MISSING_SCHEMA,
@@ -106,9 +111,21 @@ def merge(into: Log, branch: str) -> Snapshot:
         since = max(beginning, head.merged.get(branch, 0))
         if since == theirs.number:
             return None
-        return _Merge(into.storage, source.read(since), head, theirs).next_version(into, branch)
+        base = _base(source, since)
+        return _Merge(into.storage, base, head, theirs).next_version(into, branch)
 
     return _made(into, transact(into, change))
+
+
+def _base(source: Log, number: int) -> Snapshot:
+    try:
+        return source.read(number)
+    except SnapshotNotFoundError as error:
+        raise StoreError(
+            f"branch {source.branch!r} can be merged no more: version {number}, from which both "
+            "come, was purged",
+            uri=source.storage.uri,
+        ) from error
 
 
 def _made(log: Log, snapshot: Snapshot | None) -> Snapshot:

@@ -83,8 +83,8 @@ class Taint:
         own = own.filter(pc.equal(own.column("reason"), "taken_down"))
         own = own.filter(pa.array(self.denied.rows(own)))
         self._note(own)
-        found = rows_by_path(own)
-        for path, rows in self.positions.items():
+        found = dict(self.positions)
+        for path, rows in rows_by_path(own).items():
             found[path] = np.union1d(found.get(path, NO_ROWS), rows)
         there: set[str] = set()
         for ref in version.segments:

@@ -154,17 +154,20 @@ def test_old_versions_are_let_go_of_unless_something_holds_them(
     assert sound(store)
 
 
-def test_a_branch_with_versions_of_its_own_lets_go_of_where_it_began(
-    noise_job: JobOf, tmp_path: Path
-) -> None:
-    """Its versions name all that they need."""
+def test_what_a_merge_needs_is_held(noise_job: JobOf, tmp_path: Path) -> None:
+    """Where the branch began, and later its version that was merged last."""
     store = made(noise_job(source={"count": 6}))
-    store.create_branch("b")
-    takedown(store, keys=["picture-0001"])
-    aged(tmp_path / "store", 2 * DAY_S)
-    assert gc(store, expire_older_than_s=DAY_S, grace_s=0).expired == ("main:1",)
-    assert store.on("b").log.numbers() == store.log.numbers() == [2]
-    assert len(shown(store.on("b"))) == 5
+    branch = store.create_branch("b")
+    scores = pa.table({"sample_id": shown(store), "score": [1.0] * 6})
+    add_group(branch, "scores", from_table(scores))
+    made(noise_job(source={"count": 9}))
+    for count in (1, 2):
+        takedown(store, keys=[f"picture-000{count}"])
+        aged(tmp_path / "store", 2 * DAY_S)
+        assert gc(store, expire_older_than_s=DAY_S, grace_s=0).expired != ()
+        assert store.log.numbers()[0] == 1
+        store.merge("b")
+        assert [group.name for group in store.snapshot().groups] == ["scores"]
     assert sound(store)
 
 

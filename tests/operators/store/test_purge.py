@@ -28,7 +28,7 @@ from tokenmill.testing.s3server import S3Server
 from tokenmill.testing.storage import FaultPlan, FaultyStorage, Rule
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.jobs import retry_store, run_job
-from tokenmill_schemas.errors import JobError, SnapshotNotFoundError, TransientError
+from tokenmill_schemas.errors import JobError, SnapshotNotFoundError, StoreError, TransientError
 
 #: One with samples, one that failed, one that is listed twice, one that another run left behind.
 GONE = ["picture-0003", "picture-0004", "picture-0001", "picture-0040"]
@@ -288,6 +288,20 @@ def test_it_goes_together_with_compaction(noise_job: JobOf, tmp_path: Path) -> N
     assert sound(store)
 
 
+def test_a_branch_whose_beginning_was_purged_says_so_when_it_is_merged(noise_job: JobOf) -> None:
+    """Both still hold all that they held; there is no common version to compare them with."""
+    store = made(noise_job(source={"count": 6}))
+    branch = store.create_branch("b")
+    table = pa.table({"sample_id": shown(store), "score": [1.0] * 6})
+    add_group(branch, "scores", from_table(table))
+    takedown(store, keys=["picture-0003"])
+    done(store)
+    with pytest.raises(StoreError, match=r"'b' can be merged no more: version 1, .* was purged"):
+        store.merge("b")
+    assert len(shown(store.on("b"))) == 5
+    assert sound(store)
+
+
 def test_twice_is_once(noise_job: JobOf, tmp_path: Path) -> None:
     """A second purge finds nothing to do and changes nothing."""
     store = made(noise_job(source={"count": 12}))
@@ -325,8 +339,8 @@ def test_interrupted_at_any_write_the_same_commands_complete_it(
 
 
 def _chosen(fault: str, writes: int) -> Iterator[int]:
-    """Every write before which it may end; of those that happen and are not answered, a third."""
-    yield from range(1, writes + 1, 1 if fault == "full" else 3)
+    """Every second write, before which it may end; a sixth of them happen and are not answered."""
+    yield from range(1, writes + 1, 2 if fault == "full" else 6)
 
 
 def _copied(base: Path, to: Path) -> Path:
