@@ -174,11 +174,13 @@ def process_space() -> str:
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+        # One that was killed keeps its number until its parent has asked how it ended.
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return True
-    return True
+    return state not in ("Z", "X")
 
 
 @contextmanager

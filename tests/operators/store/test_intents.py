@@ -89,6 +89,8 @@ def test_one_whose_process_was_killed_is_over_at_once(storage: Storage) -> None:
 def test_numbers_of_processes_mean_nothing_elsewhere() -> None:
     """A container has other processes under them, or none."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    assert Intent("run", "a", "host", gone.pid, "", intents.process_space()).is_over
     gone.wait()
     here = Intent("run", "a", "host", gone.pid, "", intents.process_space())
     assert here.is_over
