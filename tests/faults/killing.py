@@ -243,7 +243,11 @@ def main() -> int:
     warm_reports()
     for line in sys.stdin:
         name, folder = line.split()
-        print(json.dumps(Matrix(SCENARIOS[name], Path(folder)).run()), flush=True)
+        try:
+            answer = Matrix(SCENARIOS[name], Path(folder)).run()
+        except (RuntimeError, TimeoutError) as error:  # what the fork said is in our errors
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
     return 0
 
 
