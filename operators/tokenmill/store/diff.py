@@ -154,42 +154,45 @@ def _own_files(version: Version, other: Version | None, name: str) -> list[FileR
 
 
 def _outcomes(version: Version, other: Version, hints: _Hints) -> dict[str, _Outcome]:
-    """Return what a version has of every asset that may differ."""
-    own, shared = _units(version, other, hints)
-    rejected = _rows(version, None, "rejects")
-    dead = _dead(version, {*own.column("path").to_pylist(), *shared.column("path").to_pylist()})
-    outcomes: dict[str, _Outcome] = {}
-    for units, among in ((shared, hints.keys), (own, None)):
-        path_of = dict(
-            zip(*(units.column(n).to_pylist() for n in ("unit_id", "path")), strict=True)
-        )
-        for unit, rows in read_units(version.store.storage, _planned(units), list(IDENTITY)):
-            for identity in _identities(rows):
-                key = identity[0]
-                if (among is not None and key not in among) or (key, path_of[unit.unit_id]) in dead:
-                    continue
-                shown = (key, unit.unit_id) not in rejected
-                if shown or key not in outcomes:
-                    outcomes[key] = _Outcome(shown, identity)
-    return outcomes
+    """Return what a version has of every asset that may differ.
+
+    Of several listing rows of an asset the one in the last unit counts.
+    """
+    units, own = _units(version, other, hints)
+    order = {name: place for place, name in enumerate(units.column("unit_id").to_pylist())}
+    paths = units.column("path").to_pylist()
+    rejected, dead = _rows(version, None, "rejects"), _dead(version, set(paths))
+    last: dict[str, tuple[int, _Outcome | None]] = {}
+    for unit, rows in read_units(version.store.storage, _planned(units), list(IDENTITY)):
+        place = order[unit.unit_id]
+        for identity in _identities(rows):
+            key = identity[0]
+            if (own[place] or key in hints.keys) and place >= last.get(key, (-1, None))[0]:
+                outcome = _Outcome((key, unit.unit_id) not in rejected, identity)
+                last[key] = place, None if (key, paths[place]) in dead else outcome
+    return {key: outcome for key, (_, outcome) in last.items() if outcome is not None}
 
 
-def _units(version: Version, other: Version, hints: _Hints) -> tuple[pa.Table, pa.Table]:
-    """Return the manifest rows of units that only ``version`` has, and of shared ones to see."""
+def _units(version: Version, other: Version, hints: _Hints) -> tuple[pa.Table, list[bool]]:
+    """Return the manifest rows of the units to look at, in order, and which only ``version`` has.
+
+    Those are all that the other version has not, and shared ones in which hinted assets are.
+    """
     storage = version.store.storage
     mine = read_segments(storage, _own_files(version, other, "segments"), _UNIT)
     theirs = read_segments(other.store.storage, _own_files(other, version, "segments"), _UNIT)
-    is_shared = pc.is_in(_names(mine), value_set=_names(theirs))
-    own = mine.filter(pc.invert(is_shared))
+    own = mine.filter(pc.invert(pc.is_in(_names(mine), value_set=_names(theirs))))
     if not hints.keys:
-        return own, own.slice(0, 0)
+        return own, [True] * own.num_rows
     every = read_segments(storage, version.snapshot.segments, _UNIT)
     hinted = pc.or_(
         pc.is_in(every.column("path"), value_set=pa.array(sorted(hints.paths), pa.string())),
         pc.is_in(every.column("unit_id"), value_set=pa.array(sorted(hints.units), pa.string())),
     )
-    shared = pc.invert(pc.is_in(_names(every), value_set=_names(own)))
-    return own, every.filter(pc.and_(hinted, shared))
+    is_own = pc.is_in(_names(every), value_set=_names(own))
+    seen = pc.or_(hinted, is_own)
+    flags: list[bool] = pc.array_filter(is_own, seen.combine_chunks()).to_pylist()
+    return every.filter(seen), flags
 
 
 def _names(units: pa.Table) -> pa.Array:

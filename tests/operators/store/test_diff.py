@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -44,6 +43,22 @@ def test_each_kind_of_change_is_told(store: Store) -> None:
     assert changes(store.at(4), store.at(4)) == {}
 
 
+def test_of_an_asset_that_changed_while_it_was_rejected_the_newest_reading_counts(
+    store: Store,
+) -> None:
+    """Its first listing row has neither samples nor a rejection any more."""
+    add_assets(store, {"a": "1", "b": "1"}, rejected="a")
+    add_assets(store, {"a": "2"}, rejected="a")
+    add_assets(store, {"a": "3"})
+    add_assets(store, {}, vanished=frozenset("a"), drop_missing=True)
+    found = {(i, j): changes(store.at(i), store.at(j)) for i in range(1, 5) for j in range(1, 5)}
+    assert {pair: found[pair] for pair in ((1, 2), (1, 3), (2, 3), (3, 1))} == {
+        pair: {"a": "changed"} for pair in ((1, 2), (1, 3), (2, 3), (3, 1))
+    }
+    assert found[1, 4] == found[2, 4] == found[3, 4] == {"a": "removed"}
+    assert found[4, 1] == found[4, 3] == {"a": "added"}
+
+
 def test_what_is_new_is_found_row_by_row(store: Store) -> None:
     """Of an asset that returned the old samples, of one that changed the new ones."""
     add_assets(store, dict.fromkeys("abcd", "1"), views=2)
@@ -71,35 +86,56 @@ def test_two_stores_of_the_same_assets_hardly_differ(store: Store, tmp_path: Pat
 
 KEYS = st.sampled_from("abcdefgh")
 STEP = st.one_of(
-    st.tuples(st.just("add"), st.dictionaries(KEYS, st.sampled_from("123"), min_size=1)),
+    st.tuples(st.just("add"), st.frozensets(KEYS, min_size=1)),
+    st.tuples(st.just("bad"), st.frozensets(KEYS, min_size=1)),
     st.tuples(st.just("drop"), st.frozensets(KEYS, min_size=1)),
     st.tuples(st.just("return"), st.frozensets(KEYS, min_size=1)),
 )
+#: What a version has of an asset: samples or not, and of which reading.
+State = dict[str, tuple[bool, str]]
 
 
-@given(st.lists(STEP, min_size=1, max_size=6), st.data())
+@given(st.lists(STEP, min_size=1, max_size=7), st.data())
 @settings(max_examples=25, deadline=None)
-def test_any_history_differs_by_what_is_shown(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, Any]], data: st.DataObject
+def test_any_history_differs_by_what_became_of_assets(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, frozenset[str]]],
+    data: st.DataObject,
 ) -> None:
-    """Between any two versions, in both directions."""
+    """Between any two versions, in both directions; whatever was rejected or hidden between."""
     store = Store.of(str(tmp_path_factory.mktemp("diff") / "store"))
-    add_assets(store, {"a": "1", "b": "1"})
-    for kind, what in steps:
-        now = shown(store.at())
-        known = set(store.at().missing().column("asset_key").to_pylist())
-        if kind == "add":
-            new = {k: v for k, v in what.items() if now.get(k) != v and k not in known}
+    add_assets(store, {"a": "0", "b": "0"})
+    state: State = {"a": (True, "0"), "b": (True, "0")}
+    gone: State = {}
+    versions = {1: dict(state)}
+    for number, (kind, keys) in enumerate(steps, 1):
+        if kind in ("add", "bad"):
+            new = {key: str(number) for key in sorted(keys - gone.keys())}
             if new:
-                add_assets(store, new)
+                add_assets(store, new, rejected=keys if kind == "bad" else ())
+                state |= {key: (kind == "add", text) for key, text in new.items()}
         elif kind == "drop":
-            add_assets(store, {}, vanished=what.intersection(now), drop_missing=True)
+            lost = frozenset(key for key in keys if state.get(key, (False, ""))[0])
+            add_assets(store, {}, vanished=lost, drop_missing=True)
+            gone |= {key: state.pop(key) for key in lost}
         else:
-            add_assets(store, {}, returned=what.intersection(known))
-    numbers = st.sampled_from(store.log.numbers())
-    one, other = store.at(data.draw(numbers)), store.at(data.draw(numbers))
-    before, after = shown(one), shown(other)
-    wanted = dict.fromkeys(after.keys() - before.keys(), "added")
-    wanted |= dict.fromkeys(before.keys() - after.keys(), "removed")
-    wanted |= {k: "changed" for k in before.keys() & after.keys() if before[k] != after[k]}
-    assert changes(one, other) == wanted
+            back = frozenset(keys & gone.keys())
+            add_assets(store, {}, returned=back)
+            state |= {key: gone.pop(key) for key in back}
+        versions[store.snapshot().number] = dict(state)
+    assert shown(store.at()) == {key: text for key, (good, text) in state.items() if good}
+    one, other = (data.draw(st.sampled_from(sorted(versions))) for _ in range(2))
+    assert changes(store.at(one), store.at(other)) == compared(versions[one], versions[other])
+
+
+def compared(before: State, after: State) -> dict[str, str]:
+    """The changes between two plain dictionaries."""
+    found = dict.fromkeys(after.keys() - before.keys(), "added")
+    found |= dict.fromkeys(before.keys() - after.keys(), "removed")
+    for key in before.keys() & after.keys():
+        (good, old), (also_good, new) = before[key], after[key]
+        if old != new:
+            found[key] = "changed"
+        elif good != also_good:
+            found[key] = "retokenized"
+    return found
