@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from tokenmill.store import Store
+from tokenmill.shards.select import read_columns
+from tokenmill.store import Store, Version
 from tokenmill.store.compact import compact
 from tokenmill.store.gc import gc
+from tokenmill.store.plans import listed
 from tokenmill.store.purge import execute_due, purge
 from tokenmill.store.takedown import takedown
 from tokenmill.store.verify import verify_store
@@ -236,10 +237,13 @@ class Versions(RuleBasedStateMachine):
             branch.base.forget(self.denied)
             branch.rewritten = True
         for name, number in list(self.versions):
-            if self.versions[name, number].listed & self.denied:
-                with pytest.raises(SnapshotNotFoundError):
-                    self.store.snapshot(f"{name}:{number}")
+            try:
+                version = self.store.at(f"{name}:{number}")
+            except SnapshotNotFoundError:
+                assert self.versions[name, number].listed & self.denied
                 del self.versions[name, number]
+            else:
+                assert not self.denied & names_in(version)
         self.tags = {name: at for name, at in self.tags.items() if at in self.versions}
         self.noted()
 
@@ -267,6 +271,19 @@ class Versions(RuleBasedStateMachine):
         for (name, number), state in list(self.versions.items())[-4:-1]:
             assert shown(self.store.at(f"{name}:{number}")) == self.visible(state)
         assert self.store.tags() == {name: number for name, (_, number) in self.tags.items()}
+
+
+def names_in(version: Version) -> set[str]:
+    """Every asset that a version has anything of: listed, rejected, missing, shown or hidden."""
+    storage = version.store.storage
+    tables = (version.rejects(), version.missing(), version.tombstones())
+    names = {key for table in tables for key in table.column("asset_key").to_pylist()}
+    for part in version.snapshot.plans:
+        names.update(k for b in listed(storage, part, ["key"]) for k in b.column("key").to_pylist())
+    for path in version.segments(["path"]).column("path").to_pylist():
+        if path:
+            names.update(read_columns(storage, path, ["asset_key"]).column(0).to_pylist())
+    return names
 
 
 TestVersions = Versions.TestCase
