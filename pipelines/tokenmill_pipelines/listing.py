@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tokenmill.sources.hashing import content_hasher
 from tokenmill.store.plans import PlanPart, listed, write_plan
-from tokenmill.store.segments import held_units
+from tokenmill.store.segments import taken_units
 from tokenmill.store.tables import read_tables
 from tokenmill_infra.observe import Observer
 from tokenmill_infra.storage.storage import Storage
@@ -273,7 +273,7 @@ def _held(assembly: Assembly, listing: Listing) -> frozenset[str]:
     if not len(listing.replaced):
         return frozenset()
     ids = (_unit_id(assembly, table) for table in _tables(assembly, listing))
-    return held_units(assembly.store.storage, listing.held_in, ids)
+    return taken_units(assembly.store.storage, listing.held_in, ids)
 
 
 def _fresh_id(assembly: Assembly, table: pa.Table, listing: Listing, held: frozenset[str]) -> str:
@@ -282,7 +282,7 @@ def _fresh_id(assembly: Assembly, table: pa.Table, listing: Listing, held: froze
     while name in held:
         again += 1
         name = _unit_id(assembly, table, salt=f":again-{again}")
-        held = held_units(assembly.store.storage, listing.held_in, [name])
+        held = taken_units(assembly.store.storage, listing.held_in, [name])
     return name
 
 

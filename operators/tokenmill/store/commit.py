@@ -178,12 +178,15 @@ def _planned_keys(storage: Storage, commit: Commit) -> set[str]:
 def _next(log: Log, head: Snapshot, commit: Commit) -> Snapshot:
     storage = log.storage
     gone = commit.resolved | commit.replaced
-    rejects = head.rejects
+    replaced = locate(storage, head.segments, commit.replaced)
+    rejects, again = head.rejects, _held(storage, head, gone, replaced)
     if gone:
         rejects = filter_rows(storage, paths.REJECTS, rejects, column="asset_key", without=gone)
     rejects = append_rows(storage, paths.REJECTS, rejects, reject_table(commit.receipts))
     missing = _missing(storage, head, commit)
-    tombstones = _tombstones(storage, head, commit, missing=missing)
+    tombstones = _tombstones(storage, head, commit, missing=missing, replaced=replaced)
+    totals = _totals(head, commit, rejects=rejects, tombstones=tombstones)
+    totals["assets"] -= again
     parts = (replace(part, scope=commit.scope) for part in commit.plans)
     there = {part.sha256 for part in head.plans}
     return next_version(
@@ -196,10 +199,18 @@ def _next(log: Log, head: Snapshot, commit: Commit) -> Snapshot:
         plans=head.plans + tuple(part for part in parts if part.sha256 not in there),
         tombstones=tombstones,
         missing=missing,
-        totals=_totals(head, commit, rejects=rejects, tombstones=tombstones),
+        totals=totals,
         message=commit.message,
         job=commit.job,
     )
+
+
+def _held(storage: Storage, head: Snapshot, keys: frozenset[str], replaced: pa.Table) -> int:
+    """Return how many of ``keys`` a version has, be it in quarantine; a restore may have come."""
+    if not keys:
+        return 0
+    rejects = read_tables(storage, head.rejects, REJECT_SCHEMA, ["asset_key"]).column("asset_key")
+    return len(keys.intersection([*rejects.to_pylist(), *replaced.column("asset_key").to_pylist()]))
 
 
 def _missing(storage: Storage, head: Snapshot, commit: Commit) -> tuple[FileRef, ...]:
@@ -223,15 +234,20 @@ def _missing(storage: Storage, head: Snapshot, commit: Commit) -> tuple[FileRef,
 
 
 def _tombstones(
-    storage: Storage, head: Snapshot, commit: Commit, *, missing: tuple[FileRef, ...]
+    storage: Storage,
+    head: Snapshot,
+    commit: Commit,
+    *,
+    missing: tuple[FileRef, ...],
+    replaced: pa.Table,
 ) -> tuple[FileRef, ...]:
     refs = head.tombstones
     if commit.returned or commit.replaced:
         # What is replaced is lifted too, to be hidden for that: else the asset's next return would
         # show the old samples beside the new ones.
         refs = unhide(storage, refs, commit.returned | commit.replaced, "vanished")
-    if commit.replaced:
-        refs = hide(storage, refs, locate(storage, head.segments, commit.replaced), "replaced")
+    if replaced.num_rows:
+        refs = hide(storage, refs, replaced, "replaced")
     if commit.drop_missing:
         gone = _unhidden(storage, head, commit, missing=missing)
         refs = hide(storage, refs, locate(storage, head.segments, gone), "vanished")
@@ -268,7 +284,7 @@ def _totals(
         "samples": shown,
         "tokens": sum(r.tokens for r in receipts),
         "bytes": sum(r.bytes for r in receipts),
-        "assets": sum(r.assets for r in receipts) - len(commit.resolved | commit.replaced),
+        "assets": sum(r.assets for r in receipts),
     }
     totals = {name: old.get(name, 0) + more for name, more in added.items()}
     totals["rejected"] = sum(ref.rows for ref in rejects)

@@ -212,15 +212,12 @@ def _identities(rows: pa.Table) -> Iterator[tuple[str, ...]]:
 
 def _dead(version: Version, paths: set[str]) -> set[tuple[str, str]]:
     """Return (asset, shard) of the assets all of whose samples in a shard are hidden."""
-    table = read_tables(
-        version.store.storage, version.snapshot.tombstones, TOMBSTONE_SCHEMA, ["asset_key", "path"]
-    )
-    table = table.filter(
-        pc.is_in(table.column("path"), value_set=pa.array(sorted(paths), pa.string()))
-    )
-    hidden = Counter(zip(*(column.to_pylist() for column in table.columns), strict=True))
-    there: Counter[tuple[str, str]] = Counter()
-    for path in {path for _, path in hidden}:
+    hidden = version.hidden()
+    dead: set[tuple[str, str]] = set()
+    for path in paths.intersection(hidden.paths):
         keys = read_columns(version.store.storage, path, ["asset_key"]).column(0).to_pylist()
-        there.update((key, path) for key in keys)
-    return {pair for pair, count in hidden.items() if count >= there[pair]}
+        shown = {keys[row] for row in hidden.visible(path, len(keys)).tolist()}
+        dead.update(
+            (keys[row], path) for row in hidden.rows(path).tolist() if keys[row] not in shown
+        )
+    return dead

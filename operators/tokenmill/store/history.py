@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.store import paths
+from tokenmill.store.groups.files import group_table, with_rows
 from tokenmill.store.hidden import hide
 from tokenmill.store.log import Log
 from tokenmill.store.plans import read_units
@@ -164,7 +165,7 @@ class _Merge:
             plans=_merged(self.base.plans, ours.plans, theirs.plans),
             tombstones=tombstones,
             missing=self._table("missing", paths.MISSING, MISSING_SCHEMA),
-            groups=self._groups(),
+            groups=tuple(self._beside(group, shards) for group in self._groups()),
             totals=self._totals(segments, rejects, tombstones),
             merged=ours.merged | {branch: theirs.number},
         )
@@ -261,6 +262,14 @@ class _Merge:
             for n in sorted(ours.keys() | theirs.keys())
         }
         return tuple(group for group in chosen.values() if group is not None)
+
+    def _beside(self, group: ColumnGroup, shards: pa.Array) -> ColumnGroup:
+        """Return a group without files beside shards that one side has and the other removed."""
+        table = group_table(self.storage, group)
+        there = pc.is_in(table.column("shard"), value_set=shards)
+        if pc.all(there).as_py() is not False:
+            return group
+        return with_rows(self.storage, group, table.filter(there).to_pylist())
 
     def _totals(
         self,

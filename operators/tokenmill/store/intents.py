@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,15 @@ def _newest(entries: list[Entry]) -> float:
 
 def _read(storage: Storage, path: str) -> Intent:
     try:
-        return read_record(storage, path, lambda value: Intent(**value))
+        return read_record(storage, path, _intent)
     except CorruptShardError:
         return Intent("unreadable", path, "?", 0)
+
+
+def _intent(value: dict[str, Any]) -> Intent:
+    """Return the intent that a file holds; keys of newer libraries are left out."""
+    known = {f.name for f in fields(Intent)}
+    return Intent(**{key: entry for key, entry in value.items() if key in known})
 
 
 def _wait_for_gc(storage: Storage) -> None:

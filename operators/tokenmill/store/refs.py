@@ -44,8 +44,16 @@ class Refs:
         tags = {}
         for entry in self.storage.list(paths.TAGS):
             name = entry.path.removeprefix(f"{paths.TAGS}/").removesuffix(".json")
-            tags[name] = read_record(self.storage, entry.path, _tagged)
+            if (tagged := self._tagged(name)) is not None:
+                tags[name] = tagged
         return tags
+
+    def _tagged(self, name: str) -> Tagged | None:
+        """Return the version that a tag names; None if there is no such tag, or no more."""
+        try:
+            return read_record(self.storage, paths.tag_file(name), _tagged)
+        except FileNotFoundError:
+            return None
 
     def tag(self, name: str, snapshot: Snapshot) -> None:
         """Give a version a name that can never move.
@@ -55,14 +63,14 @@ class Refs:
             StoreError: the name is not a letter followed by letters, digits, ``_``, ``.``, ``-``.
         """
         self._check_name(name, "tag")
-        if name in self.branches():
+        if self._is_branch(name):
             raise ConflictError(f"{name!r} is a branch", uri=self.storage.uri)
         tagged = Tagged(snapshot.number, snapshot.commit_id, snapshot.branch)
         try:
             self.storage.create(paths.tag_file(name), canonical_json(asdict(tagged)))
         except FileExistsError as error:
-            found = self.tags()[name]
-            if found != tagged:
+            found = self._tagged(name)
+            if found is not None and found != tagged:
                 raise ConflictError(
                     f"tag {name!r} names snapshot {found.number}; a tag never moves",
                     uri=self.storage.uri,
@@ -81,12 +89,15 @@ class Refs:
         """Begin a branch at a version.
 
         Raises:
-            ConflictError: the name is a tag's, or a branch's that begins elsewhere.
+            ConflictError: the name is a tag's, or a branch's that begins elsewhere, or was that of
+                a branch of which something is left: a file, or later versions that were merged.
             StoreError: the name is not a letter followed by letters, digits, ``_``, ``.``, ``-``.
         """
         self._check_name(name, "branch")
-        if name in self.tags():
+        if self._tagged(name) is not None:
             raise ConflictError(f"{name!r} is a tag", uri=self.storage.uri)
+        if not self._is_branch(name):
+            self._check_unused(name, snapshot)
         fork = Fork(snapshot.branch, snapshot.number, snapshot.commit_id)
         try:
             self.storage.create(paths.fork_file(name), canonical_json(asdict(fork)))
@@ -128,18 +139,38 @@ class Refs:
         log = Log(self.storage, branch)
         if ref is None or ref == "latest":
             return self._head(log)
-        if isinstance(ref, int) or ref.isdigit():
+        if isinstance(ref, int) or ref.isdecimal():
             return log.read(int(ref))
         name, colon, number = ref.partition(":")
-        if colon and number.isdigit() and NAME.fullmatch(name):
+        if colon and number.isdecimal() and NAME.fullmatch(name):
             return Log(self.storage, name).read(int(number))
-        tagged = self.tags().get(ref)
-        if tagged is not None:
-            return Log(self.storage, tagged.branch).read(tagged.number)
-        if ref == paths.MAIN or ref in self.branches():
-            return self._head(Log(self.storage, ref))
+        if NAME.fullmatch(ref):
+            # Asked for by name, for a listing may be late.
+            tagged = self._tagged(ref)
+            if tagged is not None:
+                return Log(self.storage, tagged.branch).read(tagged.number)
+            if ref == paths.MAIN or self._is_branch(ref):
+                return self._head(Log(self.storage, ref))
         until = parse_date(ref)
         return self._until(log, until) if until else self._unknown(ref)
+
+    def _is_branch(self, name: str) -> bool:
+        return self.storage.exists(paths.fork_file(name))
+
+    def _check_unused(self, name: str, snapshot: Snapshot) -> None:
+        """Refuse the name of an earlier branch whose versions would be taken for the new one's."""
+        left = Log(self.storage, name).own_numbers()
+        head = Log(self.storage, snapshot.branch).head()
+        merged = head.merged.get(name, 0) if head else 0
+        if not left and merged <= snapshot.number:
+            return
+        why = f"version {merged} of it was merged" if merged > snapshot.number else "files are left"
+        raise ConflictError(
+            f"{name!r} was another branch, and {why}: take another name",
+            uri=self.storage.uri,
+            asked=snapshot.number,
+            found=max([merged, *left]),
+        )
 
     def _parent(self, branch: str) -> str:
         fork = Log(self.storage, branch).fork()

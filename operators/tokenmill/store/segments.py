@@ -13,6 +13,9 @@ from tokenmill.store.tables import append_rows, read_table, read_tables
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.snapshot import REJECT_SCHEMA, SEGMENT_SCHEMA, FileRef, Receipt
 
+#: The name that `paths.shard_file` gives: the unit, and the beginning of the shard's hash.
+_SHARD_NAME = rf"^{paths.DATA}/(.*)-[0-9a-f]{{16}}\.[^./]*$"
+
 
 def segment_table(receipts: Iterable[Receipt]) -> pa.Table:
     """Return receipts as rows of `SEGMENT_SCHEMA`, in their order."""
@@ -52,6 +55,24 @@ def held_units(
         column = read_table(storage, ref, ["unit_id"]).column("unit_id")
         held.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
     return frozenset(held)
+
+
+def taken_units(
+    storage: Storage, refs: Iterable[FileRef], unit_ids: Iterable[str]
+) -> frozenset[str]:
+    """Return which of ``unit_ids`` the segments hold, or hold a shard of under another unit.
+
+    Compaction leaves a shard the file that it is where its unit comes together with others that
+    have none. Made again, the unit would give that very file, of which rows may be hidden.
+    """
+    ids, refs = sorted(unit_ids), tuple(refs)
+    wanted = pa.array(ids, pa.string())
+    taken = set(held_units(storage, refs, ids))
+    for ref in refs if ids else ():
+        column = read_table(storage, ref, ["path"]).column("path")
+        owners = pc.replace_substring_regex(column, _SHARD_NAME, r"\1")
+        taken.update(owners.filter(pc.is_in(owners, value_set=wanted)).to_pylist())
+    return frozenset(taken)
 
 
 def reject_table(receipts: Iterable[Receipt]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +39,10 @@ from tokenmill_schemas.snapshot import (
     Snapshot,
     receipt_from_json,
 )
+
+#: Receipts up to this number are asked for one by one, so many at a time.
+FEW = 512
+THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,11 @@ class Store:
         Raises:
             CorruptShardError: a receipt's file is damaged.
         """
+        if len(unit_ids) <= FEW:
+            # Not by a listing of all that there are, which may be many, and late.
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="receipts") as threads:
+                few = threads.map(self.receipt, unit_ids)
+                return {receipt.unit_id: receipt for receipt in few if receipt is not None}
         wanted = {paths.receipt_file(unit_id) for unit_id in unit_ids}
         there = [e.path for e in self.storage.list(paths.RECEIPTS) if e.path in wanted]
         found = (read_record(self.storage, path, receipt_from_json) for path in there)

@@ -30,6 +30,7 @@ def transact(log: Log, change: Change) -> Snapshot | None:
 
     Raises:
         ConflictError: other commits kept winning, or ``change`` cannot hold beside what won.
+        SnapshotNotFoundError: the branch was deleted meanwhile.
         StoreError: the storage does not keep exclusive create, and another writer is at work.
     """
     with writing(log.storage):
@@ -42,6 +43,7 @@ def transact(log: Log, change: Change) -> Snapshot | None:
                 log.append(wanted)
             except ConflictError:
                 continue
+            log.fork()  # fails if the branch was deleted meanwhile, and the version with it
             return wanted
     raise ConflictError(f"{REBASES} commits came first; try again", uri=log.storage.uri)
 
