@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tokenmill.store import Store
 from tokenmill_infra.observe import Observer, SilentObserver
 from tokenmill_pipelines.listing import unit_tables
-from tokenmill_pipelines.run import Run, RunResult, open_run, result_of
+from tokenmill_pipelines.run import Run, RunResult, open_run, result_of, still_missing
 from tokenmill_pipelines.stages import STAGES, list_stage, run_stage
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job, parse_job
@@ -19,7 +19,9 @@ class PlanSummary:
     """What a run would do.
 
     ``assets`` are listed, ``todo`` of them to be tokenized: the new ones, and the changed ones
-    unless the job leaves them. ``missing`` ones were listed before and are not any more.
+    unless the job leaves them. ``missing`` ones were listed before and are not any more,
+    ``still_missing`` ones were not in the run before either; ``on_missing`` says what is done about
+    both.
     """
 
     assets: int
@@ -27,6 +29,8 @@ class PlanSummary:
     new_assets: int
     changed: int
     missing: int
+    still_missing: int
+    on_missing: str
     returned: int
     withheld: int
     duplicates: int
@@ -80,6 +84,8 @@ def plan_job(job: Job) -> PlanSummary:
             new_assets=listing.new,
             changed=listing.changed,
             missing=len(listing.vanished),
+            still_missing=still_missing(listing),
+            on_missing=job.increment.on_missing,
             returned=len(listing.returned),
             withheld=listing.withheld,
             duplicates=listing.duplicates,

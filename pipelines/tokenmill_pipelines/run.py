@@ -63,7 +63,9 @@ class Run:
 class RunResult:
     """What a run did. ``totals`` is the whole store's, ``done`` this run's part of it.
 
-    ``listed`` says how many assets were listed and what they were to the store (see `counts`).
+    ``listed`` says how many assets were listed and what they were to the store (see `counts`), and
+    how many that the job missed before are ``still_missing``; a retry lists nothing. ``branch`` is
+    that of the snapshot.
     """
 
     store_uri: str
@@ -77,7 +79,7 @@ class RunResult:
     report: str
     quarantine: tuple[tuple[str, str, str], ...]
     quarantined: int
-    summary: str = ""
+    branch: str = "main"
 
 
 @contextmanager
@@ -140,9 +142,21 @@ def result_of(run: Run) -> RunResult:
         committed=run.committed,
         totals=dict(snapshot.totals) if snapshot else {},
         done=done,
-        listed=counts(run.listing) if run.listing else {},
+        listed=_listed(run),
         wall_s=dict(run.wall_s),
         report=run.report,
         quarantine=tuple(bad[:SHOWN]),
         quarantined=len(bad),
+        branch=snapshot.branch if snapshot else run.assembly.job.store.branch,
     )
+
+
+def _listed(run: Run) -> dict[str, int]:
+    if run.listing is None or run.retried:
+        return {}
+    return counts(run.listing) | {"still_missing": still_missing(run.listing)}
+
+
+def still_missing(listing: Listing) -> int:
+    """Return how many assets the job missed before its listing and does not find in it."""
+    return listing.missed - len(listing.returned)

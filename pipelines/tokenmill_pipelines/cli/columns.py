@@ -115,6 +115,8 @@ def list_columns(store: StoreAt, as_json: Json = False, debug: Debug = False) ->
         names = ("group", "streams", "columns", "shards", "samples", "bytes")
         rows = [[_joined(entry[name]) for name in names] for entry in value]
         output.table("", names, rows)
+        if not rows:
+            print("no column groups")
 
 
 @commands.command()
@@ -143,7 +145,7 @@ def compact(
             target_rows=target_rows,
             dry_run=dry_run,
         )
-        show(asdict(done), "done", as_json=as_json)
+        show({"dry_run": dry_run, **asdict(done)}, "compacted", as_json=as_json)
 
 
 def _open(uri: str, branch: str) -> Store:

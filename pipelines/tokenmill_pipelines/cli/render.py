@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tokenmill_pipelines.cli.output import facts, table
@@ -9,9 +10,14 @@ from tokenmill_pipelines.report import text
 
 SHOWN_QUARANTINE = 20
 #: What assets are to a store: said as, and the key in a plan.
+NEW = ("new", "new")
 PLANNED = (
     ("new", "new_assets"),
-    *((name, name) for name in ("changed", "missing", "returned", "withheld")),
+    ("changed", "changed"),
+    ("missing", "missing"),
+    ("still missing", "still_missing"),
+    ("returned", "returned"),
+    ("withheld", "withheld"),
     ("listed twice", "duplicates"),
 )
 
@@ -34,7 +40,7 @@ def result(value: dict[str, Any]) -> None:
         [
             ("listed", _listed(value["listed"])),
             ("store", value["store_uri"]),
-            ("snapshot", f"{value['snapshot_number']}{state}"),
+            ("snapshot", f"{_numbered(value['branch'], value['snapshot_number'])}{state}"),
             ("content id", value["content_id"]),
             ("units", f"{done.get('units', 0):,} made, {done.get('reused_units', 0):,} reused"),
             ("quarantined", f"{value['quarantined']:,}"),
@@ -47,8 +53,7 @@ def result(value: dict[str, Any]) -> None:
 
 def _listed(counts: dict[str, int]) -> str:
     """Return ``1,000: 20 new, 3 changed``; nothing of what there is none of."""
-    names = ("new", "changed", "missing", "returned", "withheld")
-    news = [f"{counts[name]:,} {name}" for name in names if counts.get(name)]
+    news = [f"{counts[key]:,} {name}" for name, key in (NEW, *PLANNED[1:-1]) if counts.get(key)]
     return f"{counts.get('assets', 0):,}: {', '.join(news) or 'nothing new'}" if counts else ""
 
 
@@ -57,13 +62,22 @@ def plan(value: dict[str, Any]) -> None:
     facts(
         [
             ("assets", f"{value['assets']:,} listed, {value['todo']:,} to do"),
-            *((name, f"{value[key]:,}" if value[key] else "") for name, key in PLANNED),
+            *((name, _planned(value, key)) for name, key in PLANNED),
             ("bytes", text.size(value["bytes"])),
             ("units", f"{value['units']:,}, {value['new_units']:,} without a receipt"),
             ("fingerprint", value["fingerprint"]),
         ]
     )
     streams(value["streams"])
+
+
+def _planned(value: dict[str, Any], key: str) -> str:
+    does = value["on_missing"] == "drop" and key in {"missing", "still_missing"}
+    return f"{value[key]:,}{', their samples hidden' * does}" if value[key] else ""
+
+
+def _numbered(branch: str, number: int | None) -> str:
+    return f"{number}" if branch == "main" else f"{branch}:{number}"
 
 
 def streams(values: list[dict[str, Any]]) -> None:
@@ -74,7 +88,8 @@ def streams(values: list[dict[str, Any]]) -> None:
 
 def store(value: dict[str, Any]) -> None:
     """Show one version of a store."""
-    totals = value["totals"]
+    totals, gone = value["totals"], value["missing"]
+    whole = ", hidden ones included" * bool(totals.get("hidden"))
     facts(
         [
             ("store", value["store"]),
@@ -86,23 +101,53 @@ def store(value: dict[str, Any]) -> None:
             ("message", value["message"]),
             ("content id", value["content_id"]),
             ("fingerprint", value["fingerprint"]),
-            *((name, f"{number:,}") for name, number in totals.items() if name != "bytes"),
-            ("stored", text.size(totals.get("bytes", 0))),
+            *((name, f"{number:,}") for name, number in totals.items() if name not in _WHOLE),
+            ("tokens", f"{totals.get('tokens', 0):,}{whole}"),
+            ("stored", f"{text.size(totals.get('bytes', 0))}{whole}"),
+            ("missing", f"{gone:,} listed by their source no longer" if gone else ""),
             ("report", value["report"]),
         ]
     )
     streams(value["streams"])
     table("without samples", ("reason", "assets"), list(value["rejects"].items()))
     table("hidden", ("reason", "samples"), list(value["hidden"].items()))
-    groups = [(group["name"], ", ".join(group["columns"])) for group in value["groups"]]
-    table("added columns", ("group", "columns"), groups)
-    if value["missing"]:
-        print(f"{value['missing']:,} assets are listed by their source no longer")
+    groups = [
+        (group["name"], ", ".join(group["streams"]), ", ".join(group["columns"]))
+        for group in value["groups"]
+    ]
+    table("added columns", ("group", "streams", "columns"), groups)
+
+
+#: What is told of whole shards, hidden samples and all.
+_WHOLE = {"bytes", "tokens"}
 
 
 def done(value: dict[str, Any]) -> None:
     """Show what a command did, fact by fact."""
-    facts((name.replace("_", " "), fact) for name, fact in value.items())
+    facts((name.replace("_", " "), _fact(name, fact)) for name, fact in value.items())
+
+
+def _fact(name: str, value: Any) -> str:
+    if isinstance(value, int):
+        return text.size(value) if name == "bytes" else f"{value:,}"
+    return str(value or "")
+
+
+def compacted(value: dict[str, Any]) -> None:
+    """Show what was compacted, or would be."""
+    if not (value["made"] or value["dry_run"]) or not value["units"]:
+        facts([("compact", "nothing to do"), ("snapshot", value["number"])])
+        return
+    word = "would compact" if value["dry_run"] else "compacted"
+    facts(
+        [
+            (word, f"{value['units']:,} units into {value['into']:,}"),
+            ("shards", f"{value['shards_before']:,} before, {value['shards_after']:,} after"),
+            ("rewritten", text.size(value["bytes"])),
+            ("left out", f"{value['dropped']:,} hidden samples" if value["dropped"] else ""),
+            ("snapshot", "" if value["dry_run"] else value["number"]),
+        ]
+    )
 
 
 def branches(value: list[dict[str, Any]]) -> None:
@@ -117,13 +162,18 @@ def difference(value: dict[str, Any]) -> None:
     sides = [f"{v['store']}  {v['branch']}:{v['number']}" for v in (value[s] for s in _SIDES)]
     facts([*zip(_SIDES, sides, strict=True), *value["counts"].items()])
     names = ("asset_key", "change", "version_before", "version_after")
-    rows = [[entry[name] for name in names] for entry in value["assets"]]
+    rows = [[_shortened(entry[name]) for name in names] for entry in value["assets"]]
     table("", ("asset", "change", "version before", "version after"), rows)
     if (more := sum(value["counts"].values()) - len(rows)) > 0:
         print(f"and {more:,} more; --limit 0 lists all")
 
 
 _SIDES = ("before", "after")
+
+
+def _shortened(version: str | None) -> str:
+    """Return an asset's version, of a content hash in it only the beginning."""
+    return re.sub(r"(sha256=[0-9a-f]{12})[0-9a-f]{52}\b", r"\1", version or "")
 
 
 def log(value: list[dict[str, Any]]) -> None:

@@ -59,11 +59,13 @@ def describe_diff(before: str, after: str, *, limit: int) -> dict[str, Any]:
 
 def describe_branches(store: Store) -> list[dict[str, Any]]:
     """Return every branch, its newest version, and where it began."""
-    described = []
+    described, named = [], _tags(store)
     for name, head in store.branches().items():
         fork = store.on(name).log.fork()
         began = f"{fork.branch}:{fork.number}" if fork else ""
-        described.append({"branch": name, "began": began, **_version(head, [])})
+        # The newest version of a branch that made none yet is another branch's.
+        version = _version(head, named.get((head.branch, head.number), []))
+        described.append({"branch": name, "began": began, **(version | {"branch": name})})
     return described
 
 
@@ -74,7 +76,8 @@ def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
     reasons = Counter(version.rejects().column("reason").to_pylist())
     hidden = Counter(version.tombstones().column("reason").to_pylist())
     tags = _tags(store).get((snapshot.branch, snapshot.number), [])
-    reports = [entry.path for entry in store.storage.list(paths.REPORTS)]
+    files = [entry.path for entry in store.storage.list(paths.REPORTS)]
+    reports = [file for file in files if f"/{snapshot.number:06d}-" in file]
     return {
         "store": store.uri,
         **_version(snapshot, tags),
@@ -86,7 +89,14 @@ def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
         "rejects": dict(reasons.most_common()),
         "hidden": dict(hidden.most_common()),
         "missing": version.missing().num_rows,
-        "groups": [{"name": g.name, "columns": list(g.columns)} for g in snapshot.groups],
+        "groups": [
+            {
+                "name": group.name,
+                "streams": [stream.name for stream in group.spec.streams],
+                "columns": list(group.columns),
+            }
+            for group in snapshot.groups
+        ],
         "report": reports[-1] if reports else "",
     }
 
