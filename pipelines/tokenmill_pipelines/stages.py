@@ -95,11 +95,17 @@ def verify_stage(run: Run) -> None:
     """Check, before anything becomes visible, that every unit is whole and accounted for.
 
     Raises:
-        CorruptShardError: a shard is not there, or a unit's assets do not add up.
+        CorruptShardError: a shard or a listing is not there, or a unit's assets do not add up.
         QuarantineError: more assets failed than ``limits.max_quarantined_fraction`` allows; not
             in a retry, which can only make the quarantine smaller.
     """
     storage = run.assembly.store.storage
+    for part in run.planned.plans:
+        if not storage.exists(part.path):
+            raise CorruptShardError(
+                f"{part.path} is gone, which this run has written: run again",
+                uri=run.assembly.store.uri,
+            )
     for unit, receipt in zip(run.planned.units, run.encoding.receipts, strict=True):
         if receipt.assets != unit.assets or len(receipt.rejects) > unit.assets:
             raise CorruptShardError(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from tokenmill_schemas.errors import FormatVersionError
 from tokenmill_schemas.tokens import Stream, TokenSpec, spec_from_json
 
 Packing = Literal["raw", "bits"]
@@ -155,8 +156,18 @@ def union(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def layout_of(schema: pa.Schema) -> ShardLayout:
-    """Return the layout whose `ShardLayout.schema` is ``schema``."""
+    """Return the layout whose `ShardLayout.schema` is ``schema``.
+
+    Raises:
+        FormatVersionError: a newer library wrote it.
+        KeyError, ValueError: it is no such schema.
+    """
     metadata: dict[str, str] = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    if int(metadata["tokenmill.format_version"]) > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"a shard of format version {metadata['tokenmill.format_version']}, newer than "
+            f"{FORMAT_VERSION}: update tokenmill"
+        )
     spec = spec_from_json(json.loads(metadata["tokenmill.spec"]))
     packing: Packing = "bits" if metadata["tokenmill.packing"] == "bits" else "raw"
     own = {f.name for s in spec.streams for f in stream_fields(s, packing)}

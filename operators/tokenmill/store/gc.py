@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from tokenmill.store import paths
-from tokenmill.store.intents import GC, Intent, hold, now_of, others, sweep_dead
+from tokenmill.store.intents import GC, Intent, any_dead, hold, now_of, others, sweep_dead
 from tokenmill.store.log import Log
 from tokenmill.store.refs import Refs
 from tokenmill.store.retained import branch_names, retained
 from tokenmill.store.store import Store
 from tokenmill.store.sweep import HeldError, Sweeper, Swept, mark
+from tokenmill.store.takedown import complete
 from tokenmill_infra.storage import scratch
 from tokenmill_infra.storage.storage import Entry, Storage
 from tokenmill_schemas.errors import SnapshotNotFoundError
@@ -99,6 +100,8 @@ def _collect(sweeper: Sweeper, found: _Found, expire_s: float | None) -> None:
     sweeper.delete(entry for entry in _lost_logs(storage) if sweeper.is_old(entry))
     sweeper.sweep(marks)
     if sweeper.intent is not None:
+        if any_dead(storage):
+            complete(storage)  # one of them may have been a commit
         found.dead_intents = len(sweep_dead(storage))
         with scratch(storage):  # entering sweeps what killed processes left
             pass

@@ -119,14 +119,23 @@ def now_of(storage: Storage) -> float:
     return _newest(list(storage.list(paths.RUNNING)))
 
 
+def any_dead(storage: Storage) -> bool:
+    """Whether an operation has ended without a word since the last `sweep_dead`."""
+    return bool(_dead(storage))
+
+
 def sweep_dead(storage: Storage) -> list[str]:
     """Delete the intents of operations that ended without a word; returns their paths."""
-    entries = list(storage.list(paths.RUNNING))
-    now = _newest(entries)
-    dead = [entry.path for entry in entries if _is_dead(storage, entry, now)]
+    dead = _dead(storage)
     for path in dead:
         storage.delete(path)
     return dead
+
+
+def _dead(storage: Storage) -> list[str]:
+    entries = list(storage.list(paths.RUNNING))
+    now = _newest(entries)
+    return [entry.path for entry in entries if _is_dead(storage, entry, now)]
 
 
 def _newest(entries: list[Entry]) -> float:

@@ -28,6 +28,7 @@ from tokenmill.store.store import Store
 from tokenmill.store.sweep import HeldError, Sweeper
 from tokenmill.store.tables import put_once
 from tokenmill.store.taint import Taint
+from tokenmill.store.takedown import complete
 from tokenmill.store.takedowns import REMOVALS, TABLES, Takedown, Takedowns, covered
 from tokenmill.store.transaction import Change, transact
 from tokenmill_infra.storage.storage import Storage
@@ -86,6 +87,7 @@ def purge(store: Store, *, grace_s: float = GRACE_S) -> PurgeResult:
     """
     storage = store.storage
     with store.hold("purge"):
+        complete(storage)
         records = Takedowns(storage).records()
         covers = max((r.number for r in records if r.kind == "takedown"), default=0)
         taint = Taint(storage, covers)

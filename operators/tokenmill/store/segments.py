@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +25,11 @@ def segment_table(receipts: Iterable[Receipt]) -> pa.Table:
 def _row(receipt: Receipt) -> dict[str, Any]:
     row = {name: getattr(receipt, name) for name in SEGMENT_SCHEMA.names if name != "rejected"}
     return row | {"rejected": len(receipt.rejects)}
+
+
+def receipt_of(row: Mapping[str, Any]) -> Receipt:
+    """Return a row of `SEGMENT_SCHEMA` as a receipt, without the rejects."""
+    return Receipt(**{name: value for name, value in row.items() if name != "rejected"})
 
 
 def add_segments(

@@ -265,7 +265,8 @@ class Store:
     def publish(self, receipt: Receipt) -> Receipt:
         """Publish a unit's receipt; the first one wins and is returned.
 
-        A loser's shard is deleted, unless the winner's is the very same file.
+        A loser's shard is left to gc: a version may have that very file, under a unit that it was
+        merged into.
 
         Raises:
             CorruptShardError: the winner's file is damaged.
@@ -274,10 +275,7 @@ class Store:
         try:
             self.storage.create(path, canonical_json(receipt.to_json()))
         except FileExistsError:
-            winner = read_record(self.storage, path, receipt_from_json)
-            if receipt.path and receipt.path != winner.path:
-                self.storage.delete(receipt.path)
-            return winner
+            return read_record(self.storage, path, receipt_from_json)
         return receipt
 
     def check(self, identity: Identity) -> Snapshot | None:

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokenmill.store import paths
 from tokenmill_infra.storage import open_ranges
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.snapshot import FileRef
 
+T = TypeVar("T")
+R = TypeVar("R")
+#: Files read at once from an object store, where reading is waiting for answers.
+THREADS = 16
 #: Rows of one file, at the most.
 FILE_ROWS = 65536
 #: Files up to this size are read whole and checked by their hash even where few columns are asked
@@ -107,8 +114,17 @@ def read_tables(
         CorruptShardError: a file is missing or its bytes are not those that were committed.
     """
     wanted = pa.schema([schema.field(name) for name in columns or schema.names])
-    tables = (read_table(storage, ref, wanted.names) for ref in refs)
+    tables = at_once(storage, lambda ref: read_table(storage, ref, wanted.names), tuple(refs))
     return pa.concat_tables([wanted.empty_table(), *(conform(t, wanted) for t in tables)])
+
+
+def at_once(storage: Storage, read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield what ``read`` gives for each item, in order; on an object store some are under way."""
+    if len(items) < 2 or storage.local(paths.LOG) is not None:
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(min(THREADS, len(items)), thread_name_prefix="tables") as threads:
+        yield from threads.map(read, items)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.store.denied import denied_samples, hexes
+from tokenmill.store.denied import Denied, denied_samples, hexes
 from tokenmill.store.hidden import among, hide
 from tokenmill.store.history import hidden_totals
 from tokenmill.store.locate import FOUND_SCHEMA, By, find, locate, shard_paths
 from tokenmill.store.log import Log
+from tokenmill.store.plans import listed
 from tokenmill.store.retained import branch_names, distinct, retained
-from tokenmill.store.segments import read_segments
+from tokenmill.store.segments import read_segments, receipt_of
 from tokenmill.store.tables import read_tables
 from tokenmill.store.takedowns import DENIED_SCHEMA, Takedown, Takedowns
 from tokenmill.store.transaction import Change, next_version, transact
@@ -135,6 +136,36 @@ def cover(storage: Storage) -> dict[str, int]:
     return numbers
 
 
+def complete(storage: Storage) -> None:
+    """Hide what commits brought back that were killed before they looked at the chain again.
+
+    Reads the keys of all that the branches' newest versions list, and of the units with something
+    of a denied asset the keys of their samples.
+    """
+    denied = Denied.of(storage)
+    for name in branch_names(storage) if denied.owners else ():
+        head = Log(storage, name).head()
+        if head is not None:
+            _add_fresh(storage, _unhidden(storage, head, denied))
+    cover(storage)
+
+
+def _unhidden(storage: Storage, head: Snapshot, denied: Denied) -> pa.Table:
+    """Return the denied samples of a version that its tombstones do not say are taken down."""
+    parts = [part.path for part in head.plans if _lists_any(storage, part, denied)]
+    table = read_segments(storage, head.segments)
+    asked = pc.is_in(table.column("plan"), value_set=pa.array([*parts, ""], pa.string()))
+    found = denied_samples(storage, map(receipt_of, table.filter(asked).to_pylist()))
+    own = read_tables(storage, head.tombstones, TOMBSTONE_SCHEMA, ["path", "row", "reason"])
+    own = own.filter(pc.equal(own.column("reason"), "taken_down"))
+    return found.filter(pc.invert(among(found, own)))
+
+
+def _lists_any(storage: Storage, part: FileRef, denied: Denied) -> bool:
+    keys = (batch.column("key") for batch in listed(storage, part, ["key"]))
+    return any(denied.touches(some) for some in keys)
+
+
 def recheck(log: Log, receipts: Sequence[Receipt], looked: int) -> None:
     """Hide what a commit has just brought back, if takedowns came between its look and its end.
 
@@ -147,6 +178,13 @@ def recheck(log: Log, receipts: Sequence[Receipt], looked: int) -> None:
     if takedowns.newest() == looked:
         return
     found = denied_samples(log.storage, receipts)
+    _add_fresh(log.storage, found)
+    transact(log, _covering(log, found))
+
+
+def _add_fresh(storage: Storage, found: pa.Table) -> None:
+    """Add samples that came back to the chain, where it does not name them yet."""
+    takedowns = Takedowns(storage)
     fresh = found.filter(pc.invert(among(found, takedowns.positions(_PLACES))))
     if fresh.num_rows:
         request = {"by": "commit", "names": 0, "sha256": "", "reason": ""}
@@ -154,7 +192,6 @@ def recheck(log: Log, receipts: Sequence[Receipt], looked: int) -> None:
         takedowns.append(
             "takedown", request, positions=takedowns.put(_tombstones(fresh)), facts=facts
         )
-    transact(log, _covering(log, found))
 
 
 def _request(names: tuple[str, ...], by: By, where: str, reason: str) -> _Request:

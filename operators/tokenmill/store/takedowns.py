@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tokenmill.store import paths
 from tokenmill.store.records import parse_record
-from tokenmill.store.tables import put_rows, read_tables
+from tokenmill.store.tables import at_once, put_rows, read_tables
 from tokenmill_infra.storage import writing
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import FORMAT_VERSION
@@ -81,9 +81,10 @@ class Takedowns:
             CorruptShardError: a record is damaged or missing, or does not follow the one before.
         """
         records: list[Takedown] = []
-        for number in range(1, self.newest() + 1):
+        numbers = range(1, self.newest() + 1)
+        for number, data in zip(numbers, at_once(self.storage, self._bytes, numbers), strict=True):
             previous = records[-1].sha256 if records else ""
-            records.append(self._read(number, previous))
+            records.append(self._parsed(number, data, previous))
         return records
 
     def append(self, kind: Kind, request: dict[str, Any], **facts: Any) -> Takedown:
@@ -116,9 +117,10 @@ class Takedowns:
         Positions name samples, so a purge deletes them: no version has those rows any more.
         """
         records = self.records()
-        purged = covered(records, "purge")
+        gone, purged = covered(records, "purged"), covered(records, "purge")
         refs = [ref for record in records for ref in record.positions if record.number > purged]
-        due = [ref for record in records for ref in record.positions if record.number <= purged]
+        left = [record for record in records if gone < record.number <= purged]
+        due = [ref for record in left for ref in record.positions]
         refs += [ref for ref in due if self.storage.exists(ref.path)]
         try:
             return read_tables(self.storage, refs, TOMBSTONE_SCHEMA, columns)
@@ -146,7 +148,14 @@ class Takedowns:
             newest += 1
         return newest
 
-    def _read(self, number: int, previous: str) -> Takedown:
+    def _bytes(self, number: int) -> bytes:
+        path = paths.takedown_file(number)
+        try:
+            return self.storage.read(path)
+        except FileNotFoundError as error:
+            raise CorruptShardError(f"{path} is missing", uri=self.storage.uri) from error
+
+    def _parsed(self, number: int, data: bytes, previous: str) -> Takedown:
         path = paths.takedown_file(number)
 
         def parse(value: Any) -> Takedown:
@@ -159,10 +168,6 @@ class Takedowns:
                 raise ValueError("it does not follow the record before it")
             return _takedown(value)
 
-        try:
-            data = self.storage.read(path)
-        except FileNotFoundError as error:
-            raise CorruptShardError(f"{path} is missing", uri=self.storage.uri) from error
         record = parse_record(self.storage, path, data, parse)
         return replace(record, sha256=hashlib.sha256(data).hexdigest())
 

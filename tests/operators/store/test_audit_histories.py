@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tokenmill.store import Store, intents, paths
 from tokenmill.store.gc import gc
 from tokenmill.store.groups import add_group, from_table
+from tokenmill.store.purge import execute_due, purge
 from tokenmill.store.takedown import takedown
 from tokenmill.store.transaction import next_version
 from tokenmill.store.verify import verify_store
@@ -160,3 +162,46 @@ def test_a_number_in_other_digits_is_no_version(store: Store) -> None:
     add_assets(store, {"a": "1"})
     with pytest.raises(SnapshotNotFoundError):
         store.snapshot("\u00b2")
+
+
+@dataclass(frozen=True)
+class Far(Watched):
+    """A local storage as a far one: it has no paths, and every question is counted."""
+
+    asked: list[str] = field(default_factory=list, compare=False)
+    waiting: list[str] = field(default_factory=list, compare=False)
+    most: list[int] = field(default_factory=list, compare=False)
+
+    def local(self, path: str) -> Path | None:
+        """Return None, as an object store."""
+        return None
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        self.asked.append(path)
+        return super().exists(path)
+
+    def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return a file's bytes, some milliseconds later."""
+        self.waiting.append(path)
+        time.sleep(0.02)
+        self.most.append(len(self.waiting))
+        self.waiting.remove(path)
+        return super().read(path, start, stop)
+
+
+def test_many_takedowns_are_read_at_once_and_purged_ones_are_not_looked_for(
+    store: Store, tmp_path: Path
+) -> None:
+    """What an opening asks of an object store must not wait for one answer after the other."""
+    add_assets(store, dict.fromkeys("abcdefgh", "1"))
+    for key in "abcd":
+        takedown(store, keys=[key])
+    storage = Far(tmp_path / "store")
+    assert set(shown(Store(storage).at())) == set("efgh")
+    assert max(storage.most) >= 4
+    purge(store, grace_s=0)
+    assert execute_due(store).number is not None
+    after = Far(tmp_path / "store")
+    assert Store(after).hidden(store.snapshot()).count == 0
+    assert not [path for path in after.asked if path.startswith(f"{paths.TAKEDOWNS}/tables")]

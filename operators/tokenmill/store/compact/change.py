@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenmill.store.compact.assembly import assemble
 from tokenmill.store.compact.grouping import TARGET_BYTES, Target
 from tokenmill.store.compact.survey import Survey
 from tokenmill.store.compact.writing import Merge, Merged, Sides, write_merge
 from tokenmill.store.rewrite import in_parallel
+from tokenmill.store.segments import receipt_of
 from tokenmill.store.takedown import recheck
 from tokenmill_schemas.errors import JobError, StoreError
 from tokenmill_schemas.snapshot import Receipt, Snapshot
@@ -103,7 +104,7 @@ class _Compaction:
             return None
         done = in_parallel(lambda merge: self._write(merge, survey.sides), self.merges)
         version, rows = assemble(survey, dict(zip(found, done, strict=True)))
-        self.receipts = [_receipt(row) for row in rows]
+        self.receipts = [receipt_of(row) for row in rows]
         return version
 
     def _write(self, merge: Merge, sides: Sides) -> Merged:
@@ -116,10 +117,6 @@ class _Compaction:
         if key not in self.written:
             self.written[key] = write_merge(self.store.storage, merge, beside)
         return self.written[key]
-
-
-def _receipt(row: dict[str, Any]) -> Receipt:
-    return Receipt(**{name: value for name, value in row.items() if name != "rejected"})
 
 
 def _outcome(
