@@ -147,13 +147,13 @@ class IncrementConfig:
 
     ``identity`` says by what an asset is told to be the one that the store has: "version" is its
     uri and what the source lists (etag, or size and mtime), "content" a sha256 of the bytes, which
-    costs reading those whose version is new; it makes one of what was moved or written again. A
-    changed asset is tokenized again and its old samples are hidden, unless ``on_changed`` is
-    "keep". An asset that an earlier run of this job listed and this one does not is marked missing,
-    and with ``on_missing`` "drop" its samples are hidden until it is back; more than
-    ``max_missing_fraction`` of those that were there stop the run instead, for a source that is out
-    of reach looks the same. A job is known by its name: under another name, or with a renamed file
-    that gives it its name, it misses nothing of what it listed before.
+    costs reading those whose version is new; what was written again, or lies at another uri under
+    the same key, is then no change. A changed asset is tokenized again and its old samples are
+    hidden, unless ``on_changed`` is "keep". An asset that an earlier run of this job listed and
+    this one does not is marked missing, and with ``on_missing`` "drop" its samples are hidden until
+    it is back; more than ``max_missing_fraction`` of those that were there stop the run instead,
+    for a source that is out of reach looks the same. A job is known by its name: under another
+    name, or with a renamed file that gives it its name, it misses nothing of what it listed before.
     """
 
     identity: Literal["version", "content"] = "version"

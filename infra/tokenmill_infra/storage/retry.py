@@ -42,6 +42,9 @@ RETRYABLE_NAMES = {
     "ResponseStreamingError",
     "Timeout",
 }
+#: Of those, that nobody was reached at all: more likely a wrong address than a passing failure.
+UNREACHED_NAMES = {"ClientConnectorError", "ConnectTimeoutError", "EndpointConnectionError"}
+UNREACHED = "nobody answers there: look at the endpoint (for s3 AWS_ENDPOINT_URL) and the network"
 DENIED_NAMES = {"NoCredentialsError", "PartialCredentialsError"}
 
 
@@ -85,7 +88,8 @@ class Retry:
                     # The kind only: a client's message may quote the request, keys and all.
                     kind = f"{type(error).__name__}{code_of(error) and f' ({code_of(error)})'}"
                     raise TransientError(
-                        f"{what} failed {tries} times in {self.deadline_s:g} s, at last with {kind}"
+                        f"{what} failed {tries} times in {self.deadline_s:g} s, at last with "
+                        f"{kind}{f'; {UNREACHED}' * is_unreached(error)}"
                     ) from error
             time.sleep(wait)
             tries += 1
@@ -147,6 +151,12 @@ def is_lost_race(error: BaseException) -> bool:
         code == "PreconditionFailed" or status == 412
         for status, code in map(response_of, chain(error))
     )
+
+
+def is_unreached(error: BaseException) -> bool:
+    """Whether no connection was made, so that not even a refusal came back."""
+    names = {cls.__name__ for e in chain(error) for cls in type(e).__mro__}
+    return bool(names & UNREACHED_NAMES)
 
 
 def is_denied(error: BaseException) -> bool:

@@ -126,7 +126,7 @@ class Feed:
         self._order = Order(self._plan.rows, seed, shuffle)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
-        self._check_settings()
+        self._check_settings(since)
         self._chunk_steps = _chunk_steps(opened, batch_size // world_size)
         self._step = self._iterators = 0
         self._pid = os.getpid()
@@ -274,7 +274,7 @@ class Feed:
             self._pid = os.getpid()
             self._shards.reset()
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, since: int | str | None) -> None:
         batch, world = self._batch_size, self._world_size
         if batch < 1 or world < 1 or batch % world:
             raise JobError(
@@ -288,7 +288,8 @@ class Feed:
         if not self.rows:
             groups = ", ".join(self._opened.groups)
             why = f" with values in the column groups {groups}" if self.uncovered else ""
-            text = f"snapshot {self.snapshot.number} has no samples{why}"
+            what = "no samples" if since is None else f"nothing new since {since}"
+            text = f"snapshot {self.snapshot.number} has {what}{why}"
             raise StoreError(text, uri=self._store.uri)
         if not len(self):
             raise JobError(

@@ -156,6 +156,12 @@ def feed(
     since: Annotated[
         str | None, typer.Option("--since", help="Only what is new since this version.")
     ] = None,
+    streams: Annotated[
+        str, typer.Option("--streams", metavar="A,B", help="Which to read; else the store's own.")
+    ] = "",
+    columns: Annotated[
+        str, typer.Option("--columns", metavar="A,B", help="Which other columns to read.")
+    ] = "",
     batch_size: Annotated[int, typer.Option("--batch-size", help="Over all ranks.")] = 8,
     batches: Annotated[int, typer.Option("--batches", min=1, help="How many to read.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
@@ -174,12 +180,18 @@ def feed(
             at,
             ref=chosen,
             since=since,
+            streams=_words(streams) or None,
+            columns=tuple(dict.fromkeys(("sample_id", *_words(columns)))),
             batch_size=batch_size,
             seed=seed,
             rank=rank,
             world_size=world_size,
         )
-        show(stores.read_batches(opened, batches), "batches", as_json=as_json)
+        show(stores.read_batches(opened, batches, _words(columns)), "batches", as_json=as_json)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @samples_app.command("list")
@@ -219,7 +231,11 @@ def path_of_samples(as_json: Json = False, debug: Debug = False) -> None:
 @app.command()
 def kinds(
     section: Annotated[
-        str, typer.Argument(metavar="SECTION", help="source, decoder, view or tokenizer.")
+        str,
+        typer.Argument(
+            metavar="SECTION",
+            help="source, decoder, view or tokenizer; or one without kinds, as increment.",
+        ),
     ],
     kind: Annotated[
         str,
@@ -228,11 +244,13 @@ def kinds(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the kinds that a section of a job may name, or the keys of one."""
+    """List the kinds that a section of a job may name, or the keys of one or of the section."""
     with guard(as_json=as_json, debug=debug):
         from tokenmill_pipelines.cli import catalogues
 
-        if kind:
+        if section in catalogues.PLAIN and not kind:
+            show(catalogues.describe_section(section), "kind", as_json=as_json)
+        elif kind:
             show(catalogues.describe_kind(section, kind), "kind", as_json=as_json)
         else:
             show(catalogues.list_kinds(section), "kinds", as_json=as_json)

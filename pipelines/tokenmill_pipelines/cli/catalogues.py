@@ -20,6 +20,14 @@ from tokenmill.views.base import ViewShape
 from tokenmill_pipelines.cli.stores import describe_stream
 from tokenmill_pipelines.samples.catalogue import catalogue
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.job import (
+    ClusterConfig,
+    IncrementConfig,
+    LimitsConfig,
+    ScheduleConfig,
+    ShardsConfig,
+    StoreConfig,
+)
 from tokenmill_schemas.strict import nearest
 
 PACKAGE = "tokenmill.tokenizers"
@@ -27,6 +35,16 @@ PACKAGE = "tokenmill.tokenizers"
 
 #: The sections of a job that name a kind, and the packages that the kinds lie in.
 SECTIONS = {name: f"tokenmill.{name}s" for name in ("source", "decoder", "view", "tokenizer")}
+
+#: The sections that have no kinds, and what they are read into.
+PLAIN: dict[str, type[Any]] = {
+    "increment": IncrementConfig,
+    "schedule": ScheduleConfig,
+    "store": StoreConfig,
+    "shards": ShardsConfig,
+    "cluster": ClusterConfig,
+    "limits": LimitsConfig,
+}
 
 
 def list_tokenizers() -> list[dict[str, str]]:
@@ -41,7 +59,8 @@ def list_kinds(section: str) -> list[dict[str, str]]:
         JobError: there is no such section.
     """
     if section not in SECTIONS:
-        raise JobError(f"there is no section {section!r}; {nearest(section, list(SECTIONS))}")
+        there = [*SECTIONS, *PLAIN]
+        raise JobError(f"there is no section {section!r}; {nearest(section, there)}")
     package = SECTIONS[section]
     return [{"kind": kind, "summary": _summary(f"{package}.{kind}")} for kind in kinds(package)]
 
@@ -52,6 +71,8 @@ def describe_kind(section: str, kind: str) -> dict[str, Any]:
     Raises:
         JobError: no such section or kind, or its library is not installed.
     """
+    if section in PLAIN:
+        raise JobError(f"has no kinds; `tokenmill kinds {section}` shows its keys", path=section)
     list_kinds(section)
     cls = find(SECTIONS[section], kind, path=f"{section}.kind")
     hints = typing.get_type_hints(cls)
@@ -61,6 +82,17 @@ def describe_kind(section: str, kind: str) -> dict[str, Any]:
         "kind": kind,
         "summary": inspect.cleandoc(cls.__doc__ or ""),
         "keys": [_key(field, hints[field.name]) for field in fields],
+    }
+
+
+def describe_section(section: str) -> dict[str, Any]:
+    """Return the keys of a section of `PLAIN`."""
+    cls = PLAIN[section]
+    hints = typing.get_type_hints(cls)
+    return {
+        "section": section,
+        "summary": inspect.cleandoc(cls.__doc__ or "").replace("``", ""),
+        "keys": [_key(field, hints[field.name]) for field in dataclasses.fields(cls)],
     }
 
 

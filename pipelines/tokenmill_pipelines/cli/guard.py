@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -27,6 +28,15 @@ Handler = Callable[[int, FrameType | None], NoReturn]
 #: What a person must mend: the job, or the store that it names.
 BAD = (JobError, FingerprintError)
 STOPPING = "stopping after the current batch; Ctrl-C again to stop at once"
+
+
+#: What to do about what a disk refuses.
+HINTS = {
+    errno.ENOSPC: "make room, then the same command goes on from what is done",
+    errno.EDQUOT: "make room, then the same command goes on from what is done",
+    errno.EROFS: "it can be read, but not changed from here",
+    errno.EACCES: "look at who may read and write there",
+}
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -111,6 +121,9 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _message(error: Exception) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in HINTS:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or os.strerror(error.errno)}; {HINTS[error.errno]}"
     if isinstance(error, TokenmillError | OSError) and text:
         return text
     if isinstance(error, ModuleNotFoundError):

@@ -218,6 +218,12 @@ def batches(value: dict[str, Any]) -> None:
         for name, stream in batch["streams"].items()
     ]
     table("", ("step", "stream", "batch", "first values"), rows)
+    columns = [
+        (f"{batch['step']}", name, first)
+        for batch in value["shown"]
+        for name, first in batch["columns"].items()
+    ]
+    table("", ("step", "column", "first value"), columns)
     rate, tokens = value["samples_per_s"], value["tokens_per_s"]
     speed = f"{text.rate(rate)} samples/s, {text.rate(tokens)} tokens/s" if rate else ""
     facts(

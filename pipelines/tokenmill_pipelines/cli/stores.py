@@ -19,7 +19,7 @@ from tokenmill.store.log import Log
 from tokenmill.store.refs import split_uri
 from tokenmill.store.verify import verify_store
 from tokenmill_schemas.snapshot import Snapshot
-from tokenmill_schemas.tokens import Stream, TokenSpec
+from tokenmill_schemas.tokens import Stream
 
 #: Batches that `feed` shows, values of each stream's first sample, and shapes that vary.
 SHOWN_BATCHES = 3
@@ -158,8 +158,10 @@ def verify(store: Store, ref: str | None, *, deep: bool) -> dict[str, Any]:
     return {"store": store.uri, "number": snapshot.number, "sound": not report["problems"]} | report
 
 
-def read_batches(feed: Feed, batches: int) -> dict[str, Any]:
+def read_batches(feed: Feed, batches: int, columns: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read ``batches`` batches; return the first ones' contents and the speed of all.
+
+    Of ``columns`` each batch's first value is shown.
 
     The first batch opens files, so it is timed apart.
     """
@@ -169,9 +171,9 @@ def read_batches(feed: Feed, batches: int) -> dict[str, Any]:
     for batch in islice(feed, batches):
         first_s = first_s or time.perf_counter() - start
         counts.append(len(batch["sample_id"]))
-        tokens += sum(_positions(batch, stream) for stream in feed.snapshot.spec.streams)
+        tokens += sum(_positions(batch, stream) for stream in feed.streams)
         if len(shown) < SHOWN_BATCHES:
-            shown.append(_describe_batch(batch, feed.step - 1, feed.snapshot.spec))
+            shown.append(_describe_batch(batch, feed.step - 1, feed.streams, columns))
     seconds = max(1e-9, time.perf_counter() - start)
     later_s = max(1e-9, seconds - first_s)
     later = sum(counts[1:])
@@ -195,13 +197,17 @@ def _positions(batch: Any, stream: Stream) -> int:
     return sum(int(array.size) for array in arrays) // tail
 
 
-def _describe_batch(batch: Any, step: int, spec: TokenSpec) -> dict[str, Any]:
-    streams = {
-        stream.name: _describe_values(batch[stream.name], stream)
-        for stream in spec.streams
-        if stream.name in batch
-    }
-    return {"step": step, "sample_ids": list(batch["sample_id"]), "streams": streams}
+def _describe_batch(
+    batch: Any, step: int, streams: tuple[Stream, ...], columns: tuple[str, ...]
+) -> dict[str, Any]:
+    described = {stream.name: _describe_values(batch[stream.name], stream) for stream in streams}
+    first = {name: _plain(batch[name][0]) for name in columns}
+    ids = list(batch["sample_id"])
+    return {"step": step, "sample_ids": ids, "streams": described, "columns": first}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _describe_values(values: Any, stream: Stream) -> dict[str, Any]:

@@ -82,6 +82,17 @@ def test_the_deadline_ends_it_with_the_cause() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+def test_an_address_where_nobody_answers_is_said_to_be_one() -> None:
+    """What to look at, and not what the client was given."""
+
+    def unreached() -> None:
+        raise botocore.EndpointConnectionError(endpoint_url="http://user:secret@x")
+
+    with pytest.raises(TransientError, match=r"nobody answers there.*AWS_ENDPOINT_URL") as caught:
+        QUICK.call(unreached, what="listing x")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_refusal_is_not_tried_again() -> None:
     """One call, and the error itself."""
     calls = []

@@ -208,7 +208,7 @@ def test_latents_and_shapes_that_vary_are_shown_as_they_are_meant(
         "latent": np.array([[[0x3F80, 0xC000]], [[0, 0]]], np.uint16),
         "image": [np.zeros((2, 3), np.uint8), np.zeros((4, 1), np.uint8)],
     }
-    shown = stores._describe_batch(batch, 0, spec)
+    shown = stores._describe_batch(batch, 0, spec.streams, ())
     latent, image = shown["streams"]["latent"], shown["streams"]["image"]
     assert (latent["dtype"], latent["shape"], latent["first"]) == ("bfloat16", [2, 1, 2], [1, -2])
     assert (image["shape"], image["shapes"]) == ([2, "?"], [[2, 3], [4, 1]])

@@ -1,6 +1,8 @@
 """Errors of commands: one line, one exit code, no traceback unless asked for."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +51,20 @@ def test_a_message_of_many_lines_becomes_one(capsys: pytest.CaptureFixture[str])
     """A log collector gets one record; a file's name cannot steer the terminal."""
     code_of(StoreError("one\n  two\x1b[31m three"))
     assert capsys.readouterr().err == "tokenmill: one two\N{REPLACEMENT CHARACTER}[31m three\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.ENOSPC, "make room"), (errno.EROFS, "not changed from here")]
+)
+def test_what_a_disk_refuses_says_where_and_what_to_do(
+    number: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words, without the number of the error."""
+    assert code_of(OSError(number, os.strerror(number), "/data/tokens")) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"tokenmill: /data/tokens: {os.strerror(number)}; ")
+    assert said in told
+    assert "Errno" not in told
 
 
 def test_a_bug_names_its_kind_and_how_to_see_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,8 @@ SURFACE = {
         "STORE[@REF]",
         "--ref",
         "--since",
+        "--streams",
+        "--columns",
         "--batch-size",
         "--batches",
         "--seed",

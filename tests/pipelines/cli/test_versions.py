@@ -93,6 +93,25 @@ def test_show_names_the_streams_of_groups_and_the_report_of_that_version(store: 
     assert call("columns", "list", f"{store}@1").out == "no column groups\n"
 
 
+def test_feed_shows_streams_and_columns_that_are_asked_for(store: str) -> None:
+    """Of columns the first value of each batch; nothing new is said to be so."""
+    told = call("feed", store, "--columns", "asset_key", "--batch-size", "1", "--json")
+    assert all(batch["columns"]["asset_key"] in "ab" for batch in told.document()["shown"])
+    assert "asset_key" in call("feed", store, "--columns", "asset_key", "--batch-size", "1").out
+    assert call("feed", store, "--streams", "imagine").code == 2
+    nothing = call("feed", store, "--since", "v2", "--batch-size", "1")
+    assert (nothing.code, "nothing new since v2" in nothing.err) == (1, True)
+
+
+@pytest.mark.parametrize("section", ["increment", "schedule", "store", "shards", "cluster"])
+def test_sections_without_kinds_show_their_keys(section: str) -> None:
+    """What a job may say of them is found from the command."""
+    shown = call("kinds", section, "--json").document()
+    assert shown["section"] == section
+    assert shown["keys"]
+    assert call("kinds", section, "files").code == 2
+
+
 def test_a_diff_shortens_content_hashes_in_tables_only(tmp_path: Path) -> None:
     """JSON has them whole."""
     made = Store.of(str(tmp_path / "store"))
