@@ -224,12 +224,15 @@ class _Merge:
             other |= {row[key] for row in (before ^ there) - (before ^ here)}
         twice = mine & other
         if both or twice:
-            what = f"{len(twice)} assets" if twice else f"{len(both)} units"
+            count = len(twice or both)
+            what = f"{count} {'assets' if twice else 'units'}"
             some = ", ".join(sorted(twice or both)[:3])
             raise ConflictError(
                 f"snapshots {self.ours.branch}:{self.ours.number} and "
                 f"{self.theirs.branch}:{self.theirs.number} both account anew for {what} "
-                f"({some}, ...)",
+                f"({some}{', ...' * (count > 3)}); nothing was merged: begin a new branch at "
+                f"{self.ours.branch} and run the job on it, or restore {self.theirs.branch} to "
+                "have its content only",
                 uri=self.storage.uri,
                 asked=self.theirs.number,
                 found=self.ours.number,
