@@ -17,6 +17,8 @@ from tokenmill_pipelines.cli.options import Debug, Json, StoreUri
 from tokenmill_schemas.errors import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokenmill.store import Store
     from tokenmill.store.purge import DueReport
 
@@ -182,7 +184,7 @@ def _removal(done: DueReport, receipt: Path | None) -> dict[str, Any]:
         "record": done.number,
         "sha256": done.sha256,
         "receipt": str(receipt) if receipt and done.receipt else "",
-        "versions": sorted(facts.get("versions", {})),
+        "versions": _ordered(facts.get("versions", {})),
         "tags": sorted(facts.get("tags", {})),
         "shards": len(facts.get("shards", {})),
         "files": sum(count for count, _ in counts),
@@ -195,9 +197,15 @@ def _removal(done: DueReport, receipt: Path | None) -> dict[str, Any]:
 def _pending(facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "due_at": _moment(facts["due_at"]),
-        "versions": sorted(facts["versions"]),
+        "versions": _ordered(facts["versions"]),
         "tags": sorted(facts["tags"]),
     }
+
+
+def _ordered(versions: Iterable[str]) -> list[str]:
+    """Return names as ``main:11`` by branch and number."""
+    parts = (name.rpartition(":") for name in versions)
+    return [f"{branch}:{n}" for branch, n in sorted((b, int(n)) for b, _, n in parts)]
 
 
 def _moment(epoch_s: float) -> str:

@@ -12,7 +12,7 @@ from tests.pipelines.cli.conftest import call
 
 from tokenmill.store import Store
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.cli.takedown import seconds
+from tokenmill_pipelines.cli.takedown import _ordered, seconds
 from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
@@ -127,3 +127,8 @@ def test_times_are_written_as_people_do() -> None:
     for text in ("", "7", "7 days", "-1d", "d"):
         with pytest.raises(JobError, match="is no time"):
             seconds(text, "x")
+
+
+def test_versions_are_listed_by_branch_and_number() -> None:
+    """Eleven comes after two."""
+    assert _ordered(["main:11", "main:2", "exp:3"]) == ["exp:3", "main:2", "main:11"]
