@@ -58,5 +58,5 @@ def test_its_state_is_of_both_versions(store: Store) -> None:
 
 def test_nothing_new_is_said(store: Store) -> None:
     """Rather than an endless wait for a first batch."""
-    with pytest.raises(StoreError, match="has no samples"):
+    with pytest.raises(StoreError, match="snapshot 3 has nothing new since 3"):
         Feed(store, since=3, batch_size=1)
