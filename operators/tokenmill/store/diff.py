@@ -36,6 +36,8 @@ DIFF_SCHEMA = pa.schema(
         pa.field("version_after", pa.string(), nullable=False),
     ]
 )
+#: Why an asset is filtered of which no sample may be shown any more.
+TAKEN_DOWN = "taken_down"
 _UNIT = ["unit_id", "plan", "row_group", "path", "assets"]
 
 
@@ -77,7 +79,8 @@ class Difference:
 def diff(before: Version, after: Version) -> Difference:
     """Compare two versions, of one store or of two.
 
-    An asset is *in* a version if samples of it are shown there or it is in quarantine or filtered.
+    An asset is *in* a version if samples of it are shown there or it is in quarantine or filtered,
+    unless that is because it was taken down.
     It is *added* or *removed* if it is in one of them only; *changed* if it is in both with another
     uri, locator or version; *retokenized* if it is the same asset with another outcome: samples
     instead of quarantine or the reverse, or tokens of another fingerprint.
@@ -134,7 +137,13 @@ def _hints(one: Version, other: Version) -> _Hints:
     return _Hints(keys, paths, units)
 
 
-def _rows(version: Version, other: Version | None, name: str) -> set[tuple[str, str]]:
+def _rejects(version: Version) -> dict[tuple[str, str], str]:
+    """Return why assets were rejected, by asset and unit."""
+    columns = (version.rejects().column(n).to_pylist() for n in ("asset_key", "unit_id", "reason"))
+    return {(key, unit): reason for key, unit, reason in zip(*columns, strict=True)}
+
+
+def _rows(version: Version, other: Version, name: str) -> set[tuple[str, str]]:
     """Return (asset, place) of the rows of a table that are in files that ``other`` has not.
 
     The place is a shard's path for tombstones, a unit's id for rejects.
@@ -148,8 +157,8 @@ def _rows(version: Version, other: Version | None, name: str) -> set[tuple[str, 
     return set(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def _own_files(version: Version, other: Version | None, name: str) -> list[FileRef]:
-    theirs = set(getattr(other.snapshot, name)) if other else set()
+def _own_files(version: Version, other: Version, name: str) -> list[FileRef]:
+    theirs = set(getattr(other.snapshot, name))
     return [ref for ref in getattr(version.snapshot, name) if ref not in theirs]
 
 
@@ -161,15 +170,16 @@ def _outcomes(version: Version, other: Version, hints: _Hints) -> dict[str, _Out
     units, own = _units(version, other, hints)
     order = {name: place for place, name in enumerate(units.column("unit_id").to_pylist())}
     paths = units.column("path").to_pylist()
-    rejected, dead = _rows(version, None, "rejects"), _dead(version, set(paths))
+    rejected, dead = _rejects(version), _dead(version, set(paths))
     last: dict[str, tuple[int, _Outcome | None]] = {}
     for unit, rows in read_units(version.store.storage, _planned(units), list(IDENTITY)):
         place = order[unit.unit_id]
         for identity in _identities(rows):
             key = identity[0]
             if (own[place] or key in hints.keys) and place >= last.get(key, (-1, None))[0]:
-                outcome = _Outcome((key, unit.unit_id) not in rejected, identity)
-                last[key] = place, None if (key, paths[place]) in dead else outcome
+                reason = rejected.get((key, unit.unit_id), "")
+                gone = reason == TAKEN_DOWN or (key, paths[place]) in dead
+                last[key] = place, None if gone else _Outcome(not reason, identity)
     return {key: outcome for key, (_, outcome) in last.items() if outcome is not None}
 
 

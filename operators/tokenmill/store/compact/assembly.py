@@ -15,7 +15,6 @@ from tokenmill.store import paths
 from tokenmill.store.compact.listings import Listings, Place, Unlisted, recut
 from tokenmill.store.compact.survey import Survey
 from tokenmill.store.compact.writing import Merge, Merged
-from tokenmill.store.denied import Denied
 from tokenmill.store.groups.files import with_rows
 from tokenmill.store.history import hidden_totals
 from tokenmill.store.locate import locate
@@ -34,7 +33,7 @@ from tokenmill_schemas.snapshot import (
     Snapshot,
 )
 
-#: Why an asset has no samples of which each was taken down by itself.
+#: Why an asset has no samples any more.
 TAKEN_DOWN = "taken_down"
 
 
@@ -42,14 +41,13 @@ TAKEN_DOWN = "taken_down"
 class _Lost:
     """The assets of one unit that lose their last sample in it.
 
-    ``row`` is the unit's of the manifest. ``unlisted`` go from its listing: a later one has them,
-    or they are ``denied`` and may not come back. ``bare`` stay listed, for each of their samples
-    was taken down by itself.
+    ``row`` is the unit's of the manifest. ``unlisted`` go from its listing, for a later one has
+    them. ``bare`` were taken down: they stay listed, as assets that were filtered, until a purge
+    removes their names; for an older listing of theirs may lie in a unit that stays as it is.
     """
 
     row: dict[str, Any]
     unlisted: frozenset[str]
-    denied: frozenset[str]
     bare: frozenset[str]
 
 
@@ -81,12 +79,11 @@ def assemble(
         tombstones=tombstones,
         groups=tuple(_group(survey, group, done.values()) for group in head.groups),
     )
-    return replace(version, totals=_totals(version, done.values(), lost)), rows
+    return replace(version, totals=_totals(version, done.values())), rows
 
 
 def _lost(survey: Survey, merges: Sequence[Merge]) -> dict[Place, _Lost]:
     """Return by the places of listings which of their assets lose samples for good."""
-    denied = Denied.of(survey.store.storage)
     shards = [
         (row, merge.gone(row["path"]))
         for merge in merges
@@ -101,12 +98,9 @@ def _lost(survey: Survey, merges: Sequence[Merge]) -> dict[Place, _Lost]:
         kept = keys.take(pa.array(without(len(keys), gone)))
         missing = keys.take(pa.array(gone)).unique()
         missing = missing.filter(pc.invert(pc.is_in(missing, value_set=kept)))
-        forbidden = frozenset(missing.filter(pa.array(denied.keys(missing))).to_pylist())
         older = keys.take(pa.array(survey.replaced.get(row["path"], gone[:0]))).to_pylist()
         superseded = frozenset(missing.to_pylist()).intersection(older)
-        unlisted = superseded | forbidden
-        bare = frozenset(missing.to_pylist()) - unlisted
-        return _Lost(row, unlisted, forbidden, bare)
+        return _Lost(row, superseded, frozenset(missing.to_pylist()) - superseded)
 
     found = in_parallel(of, shards)
     return {(lost.row["plan"], lost.row["row_group"]): lost for lost in found}
@@ -236,9 +230,7 @@ def _group(survey: Survey, group: ColumnGroup, done: Collection[Merged]) -> Colu
     return with_rows(survey.store.storage, group, [rows[shard] for shard in sorted(rows)])
 
 
-def _totals(
-    version: Snapshot, done: Collection[Merged], lost: Mapping[Place, _Lost]
-) -> dict[str, int]:
+def _totals(version: Snapshot, done: Collection[Merged]) -> dict[str, int]:
     """Return the counts of a version that has those of the one before."""
     totals = dict(version.totals)
     for merged in done:
@@ -247,7 +239,5 @@ def _totals(
             less = sum(shard[name] for shard in shards) - merged.row[name]
             totals[name] = totals.get(name, 0) - less
         totals["shards"] = totals.get("shards", 0) - len(shards) + bool(merged.row["path"])
-    denied = {key for one in lost.values() for key in one.denied}
-    totals["assets"] = totals.get("assets", 0) - len(denied)
     totals["rejected"] = sum(ref.rows for ref in version.rejects)
     return hidden_totals(totals, version.tombstones)
