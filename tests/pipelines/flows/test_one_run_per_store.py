@@ -59,7 +59,7 @@ with get_client(sync_client=True) as client:
         hold, name="zombie", parameters={"name": "zombie"}, state=Running(), tags=["zombie"]
     )
 said["zombie"] = hold("zombie")
-slots.DEAD_S = 0.0
+slots.DEAD_S = -2.0  # the server tells its time in whole seconds
 said["buried"] = hold("zombie")
 slots.DEAD_S = 180.0
 
