@@ -155,6 +155,8 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
 BARS = {"open": 0.1, "commit": 0.5, "diff": 1.0, "takedown": 30.0}
 #: Every step may take this much memory, in MB.
 MEMORY_MB = 1000.0
+#: A step that takes longer is given up.
+PATIENCE_S = 300.0
 #: How often a step is measured: a takedown, and the making, happen once.
 ROUNDS = {"make": 1, "takedown": 1}
 
@@ -190,6 +192,12 @@ def run(shards: int) -> list[Section]:
             measures += [
                 Measure(f"{_NAMES[step]}: {peer}", "s", tuple(f["seconds"] for f in theirs[step]))
                 for step in BARS
+                if theirs[step]
+            ]
+            notes += [
+                f"{peer}: {_NAMES[step]} was given up after {PATIENCE_S:g} s"
+                for step in BARS
+                if not theirs[step]
             ]
     method = _prose(f"{shards:,} shards, {shards * SAMPLES:,} samples.")
     return [Section("Versions", method, tuple(measures), tuple(notes))]
@@ -221,7 +229,18 @@ def _steps(
         for _ in range(ROUNDS.get(step, 3)):
             command = [sys.executable, "-m", f"benchmarks.{module}", *first, step, str(folder)]
             command += ["--shards", str(shards)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=ROOT,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=PATIENCE_S,
+                )
+            except subprocess.TimeoutExpired:
+                found[step] = []
+                break
             if done.returncode:
                 raise RuntimeError(done.stderr.strip() or f"{step} failed")
             found.setdefault(step, []).append(json.loads(done.stdout.splitlines()[-1]))

@@ -257,8 +257,8 @@ def _new_rows(
     touched = np.unique(places)
     samples[touched] = shards["samples"].to_numpy()[touched]
     old = {
-        int(place): np.setdiff1d(np.arange(samples[place]), rows[places == place])
-        for place in touched
+        place: np.setdiff1d(np.arange(int(samples[place])), rows[places == place])
+        for place in touched.tolist()
     }
     return samples, old
 
