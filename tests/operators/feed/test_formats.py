@@ -57,8 +57,8 @@ def test_every_kind_of_stream_comes_out_as_it_went_in(
     want = {stream.name: expected(store, layout, stream.name) for stream in STREAMS}
     for step, batch in enumerate(feed):
         rows = feed.samples_of(step)[1].tolist()
-        assert batch["caption"].tolist() == [f"caption {i}" for i in rows]  # type: ignore[attr-defined]
-        assert batch["label"].tolist() == rows  # type: ignore[attr-defined]
+        assert batch["caption"].tolist() == [f"caption {i}" for i in rows]  # type: ignore[union-attr]
+        assert batch["label"].tolist() == rows  # type: ignore[union-attr]
         for stream in STREAMS:
             values = batch[stream.name]
             assert isinstance(values, list) == (not stream.is_fixed)
@@ -158,7 +158,7 @@ def test_torch_batches(tmp_path: Path) -> None:
         "label": torch.int64,
     }  # fmt: skip
     assert np.array_equal(batch["image"].numpy(), plain["image"])
-    assert batch["sample_id"] == plain["sample_id"].tolist()  # type: ignore[attr-defined]
+    assert batch["sample_id"] == plain["sample_id"].tolist()  # type: ignore[union-attr]
     assert [t.shape for t in batch["varied"]] == [v.shape for v in plain["varied"]]
     widened = np.asarray(plain["brain"]).astype(np.uint32) << 16
     assert np.array_equal(batch["brain"].float().numpy(), widened.view(np.float32))
