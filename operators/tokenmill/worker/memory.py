@@ -27,6 +27,8 @@ from pathlib import Path
 from tokenmill.worker.gate import Gate, Hold
 
 STATM = Path("/proc/self/statm")
+#: What the process may always take beyond what it has, for threads and the interpreter.
+ROOM_BYTES = 32 * 2**20
 #: How often one looks for the peak of an encoder's memory.
 LOOK_S = 0.005
 
@@ -126,6 +128,9 @@ class Ceiling:
             # others leave, and whether it is given up would depend on how many there are.
             shared = self._own + sum(self._encoders.values()) + min(self._members.values())
             most = self._exact[1] if self._exact else shared
+            # Free memory that the allocator keeps counts as taken, and may be more than the limit:
+            # without some room a thread that starts dies unheard, and its starter waits for ever.
+            most = max(most, data_bytes() + ROOM_BYTES)
             soft = most if soft == resource.RLIM_INFINITY else min(soft, most)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 

@@ -270,14 +270,15 @@ def test_a_second_run_of_a_unit_returns_the_first_receipt(noise_job: JobOf, tmp_
 def test_tokens_of_another_kind_lose_against_the_first_receipt(
     noise_job: JobOf, tmp_path: Path
 ) -> None:
-    """An attempt that made other bytes deletes its own shard and keeps the winner's."""
+    """An attempt that made other bytes gives way to the one whose receipt came first."""
     assembly, (task, *_) = planned(noise_job(), tmp_path)
     worker = Worker(assembly.worker_spec(0.0))
     first = worker.run(task)
     assert worker.run(task.without(1, "died")) == first
     worker.close()
     assert first is not None
-    assert [e.path for e in assembly.store.storage.list("data")] == [first.path]
+    # The loser's shard stays until a gc: a version that was compacted may have it under that name.
+    assert first.path in [e.path for e in assembly.store.storage.list("data")]
 
 
 def test_closing_ends_a_unit_that_is_under_way(noise_job: JobOf, tmp_path: Path) -> None:
