@@ -88,7 +88,8 @@ def merge(into: Log, branch: str) -> Snapshot:
     """Bring what a branch did since it began, or since it was last merged, into another branch.
 
     Both must have done different things: other assets, other units. What the branch added is added
-    behind what is there, what it removed or hid goes, in one version.
+    behind what is there, what it removed or hid goes, in one version. What was merged once stays
+    merged: after a restore to a version before it, merging again brings only what came later.
 
     Raises:
         ConflictError: both account for the same asset anew, or both rewrote the same unit.
