@@ -149,6 +149,7 @@ class Ceiling:
     def exactly(self, hold: Hold, limit_bytes: int) -> Iterator[None]:
         """Hold the process to what it has now plus ``limit_bytes``; inside the gate, alone."""
         gc.collect()  # what the first reading took may hang on its error still
+        hold.beat()  # which is no time of the asset's: a large heap takes a while
         with self._lock:
             self._own = data_bytes() - trim()
             self._exact = hold, self._own + limit_bytes
