@@ -42,6 +42,8 @@ ALWAYS = {
 }
 #: Where Prefect's own servers are found.
 USUAL_PORT = 4200
+#: Names another one; 0 is any that is free.
+PORT = "TOKENMILL_PREFECT_PORT"
 
 
 class PrefectServerError(TokenmillError):
@@ -59,7 +61,7 @@ def temporary_server(home: Path, *, lasting: bool = False) -> Iterator[str]:
         PrefectServerError: it did not answer in time.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port = _free_port(USUAL_PORT if lasting else 0)
+    port = _free_port(int(os.environ.get(PORT, USUAL_PORT)) if lasting else 0)
     # The page in the browser asks there for its data; the default names the usual port.
     extra = {"PREFECT_SERVER_UI_API_URL": _api(port)} if lasting else NOT_NEEDED
     log = home / "server.log"

@@ -44,7 +44,8 @@ def command(*args: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Return the environment without a Prefect API of the machine's, with one thread a library."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    return kept | {"OMP_NUM_THREADS": "1"}
+    # Workers that start servers at one moment would both find the usual port free.
+    return kept | {"OMP_NUM_THREADS": "1", "TOKENMILL_PREFECT_PORT": "0"}
 
 
 def spawn(*args: str) -> Outcome:
