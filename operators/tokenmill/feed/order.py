@@ -55,6 +55,18 @@ class Order:
             raise ValueError(f"positions must be in [0, {self.rows})")
         return positions
 
+    def positions_of(self, epoch: int, rows: Indices) -> Indices:
+        """Return where ``epoch`` shows ``rows``: the inverse of `at`.
+
+        Raises:
+            ValueError: a row is outside ``[0, rows)``.
+        """
+        if self.shuffle == "full":
+            return unpermute(rows, self.rows, derive_key("rows", self.seed, epoch))
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise ValueError(f"rows must be in [0, {self.rows})")
+        return _blocks(self, epoch).positions_of(rows) if self.shuffle == "block" else rows
+
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
@@ -92,10 +104,27 @@ class _Blocks:
             out[where] = self._within(window, positions[where])
         return out
 
+    def positions_of(self, rows: Indices) -> Indices:
+        blocks = rows // self.size
+        slots = unpermute(blocks, self.count, self.key)
+        mixed = slots * self.size - self.shortfall * (slots > self.short_slot)
+        mixed += rows - blocks * self.size
+        windows = ((slots + 1) * self.windows - 1) // self.count
+        out = np.empty(rows.shape, np.int64)
+        for window in np.unique(windows).tolist():
+            where = windows == window
+            start, end, key = self._window(window)
+            out[where] = unpermute(mixed[where] - start, end - start, key) + start
+        return out
+
+    def _window(self, window: int) -> tuple[int, int, int]:
+        """Return a window's first position, the one behind its last, and its key."""
+        start, end = (self._start(w * self.count // self.windows) for w in (window, window + 1))
+        return start, end, derive_key("window", self.seed, self.epoch, window)
+
     def _within(self, window: int, positions: Indices) -> Indices:
         first, stop = (w * self.count // self.windows for w in (window, window + 1))
-        start, end = self._start(first), self._start(stop)
-        key = derive_key("window", self.seed, self.epoch, window)
+        start, end, key = self._window(window)
         mixed = permute(positions - start, end - start, key) + start
         slots = self._slots(mixed)
         offsets = mixed - slots * self.size
