@@ -55,7 +55,7 @@ class Draw:
 
     def uniform(self, name: str, width: int = 1) -> Floats:
         """Return ``float64[rows, width]`` in ``[0, 1)``, multiples of 2**-53."""
-        return (self.words(name, width) >> np.uint64(11)) * 2.0**-53
+        return np.asarray((self.words(name, width) >> np.uint64(11)) * 2.0**-53, np.float64)
 
     def integers(self, name: str, high: int, width: int = 1) -> Integers:
         """Return ``int64[rows, width]`` in ``[0, high)``, for ``high`` up to 2**53.
