@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tokenmill.feed.manifest import Manifest
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
 
@@ -70,16 +71,16 @@ class ShardCache:
 
 @dataclass(frozen=True, slots=True)
 class ShardFiles:
-    """The shards of one snapshot; ``table`` has their path and sha256, in manifest order."""
+    """The shards of one snapshot, and a cache for those of an object store."""
 
     storage: Storage
-    table: pa.Table
+    manifest: Manifest
     cache: ShardCache
     filling: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def path(self, shard: int) -> str:
         """Return a shard's path in the store."""
-        return str(self.table.column("path")[shard])
+        return self.manifest.path(shard)
 
     def local(self, shard: int) -> Path:
         """Return a local file with the shard's bytes.
@@ -91,8 +92,7 @@ class ShardFiles:
         local = self.storage.local(path)
         if local is None:
             with self.filling:
-                sha256 = str(self.table.column("sha256")[shard])
-                return self.cache.fetch(self.storage, path, sha256)
+                return self.cache.fetch(self.storage, path, self.manifest.sha256(shard))
         if not local.is_file():
             raise CorruptShardError(f"{path} is missing", uri=self.storage.uri)
         return local

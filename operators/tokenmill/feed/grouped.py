@@ -81,8 +81,8 @@ class GroupedShards:
             return self._readers[shard]
         while len(self._readers) >= self._limit:
             self._readers.popitem(last=False)[1].close()
-        kind = str(self._files.table.column("format")[shard])
-        reader = read_format(kind).reader(self._files.local(shard))
+        kind = read_format(self._files.manifest.format)
+        reader = kind.reader(self._files.local(shard))
         self._readers[shard] = reader
         return reader
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tokenmill.feed.columns import Chunk, Projection, check_names
 from tokenmill.feed.files import ShardCache, ShardFiles
 from tokenmill.feed.grouped import GroupedShards
+from tokenmill.feed.manifest import TableManifest
 from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.plan import Plan, Rows
 from tokenmill.shards.select import stored_layout
@@ -28,7 +29,7 @@ from tokenmill_schemas.snapshot import ColumnGroup, Snapshot
 from tokenmill_schemas.tokens import Stream
 
 #: What the feed reads of the manifest.
-SHARD_FACTS = ["path", "samples", "format", "sha256"]
+SHARD_FACTS = ["path", "samples", "format", "sha256", "bytes", "batch_rows"]
 #: Bytes that a sample of varying shape is taken to have when a chunk is sized.
 VARIABLE_BYTES = 4096
 
@@ -104,7 +105,7 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
     if not sides or own.streams or own.columns:
         parts.insert(0, (shards, own))
     readers = [
-        _open_shards(ShardFiles(store.storage, files, cache), samples, projection)
+        _open_shards(ShardFiles(store.storage, _manifest(files), cache), projection)
         for files, projection in parts
     ]
     streams, columns = _in_order([projection for _, projection in parts], wanted)
@@ -190,7 +191,7 @@ def _side(store: Store, group: ColumnGroup, wanted: Wanted, shards: pa.Table) ->
     layout = stored_layout(store.storage, str(table.column("path")[0]))
     found = pc.index_in(shards.column("path"), value_set=table.column("shard").combine_chunks())
     beside = table.take(found.combine_chunks())
-    files = {name: beside.column(name) for name in ("path", "sha256")}
+    files = {name: beside.column(name) for name in ("path", "sha256", "bytes", "batch_rows")}
     files |= {name: shards.column(name) for name in ("samples", "format")}
     bits = beside.column("absent")
     partly = np.flatnonzero(pc.fill_null(pc.not_equal(bits, b""), fill_value=False).to_numpy())
@@ -227,12 +228,15 @@ def _in_order(
     return tuple(found[name] for name in names), wanted.columns
 
 
-def _open_shards(
-    files: ShardFiles, samples: Rows, projection: Projection
-) -> MappedShards | GroupedShards:
-    """Return the fast reader if all shards are Arrow files, else the one for any format."""
-    if set(files.table.column("format").unique().to_pylist()) == {"arrow"}:
-        return MappedShards(files, samples, projection)
+def _manifest(files: pa.Table) -> TableManifest:
+    kind = str(files.column("format")[0]) if files.num_rows else "arrow"
+    return TableManifest(files, files.column("samples").to_numpy(), kind)
+
+
+def _open_shards(files: ShardFiles, projection: Projection) -> MappedShards | GroupedShards:
+    """Return the fast reader if the shards are Arrow files, else the one for any format."""
+    if files.manifest.format == "arrow":
+        return MappedShards(files, files.manifest.samples, projection)
     return GroupedShards(files, projection)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tokenmill.feed import Feed, ShardCache
 from tokenmill.feed.files import ShardFiles
+from tokenmill.feed.manifest import TableManifest
 from tokenmill.feed.prefetch import prefetch
 from tokenmill.store import Store
 from tokenmill.testing.feed import build_store
@@ -148,7 +149,7 @@ def files_of(remote: Remote, cache: ShardCache) -> ShardFiles:
     sums = [hashlib.sha256(data).hexdigest() for data in remote.files.values()]
     table = pa.table({"path": list(remote.files), "sha256": sums})
     storage: Storage = remote
-    return ShardFiles(storage, table, cache)
+    return ShardFiles(storage, TableManifest(table, np.ones(len(table), np.int64)), cache)
 
 
 def test_a_remote_store_is_fed_through_the_cache(store: Store, tmp_path: Path) -> None:
