@@ -1,35 +1,39 @@
-"""The feed: a snapshot as an endless, resumable, deterministic sequence of batches.
+"""The feed: snapshots as an endless, resumable, deterministic sequence of batches.
 
-Which rows make a step is a function of (snapshot, seed, step) and of nothing else: not of ranks,
-threads, or how often the job was stopped. State is therefore a position, restored at no cost.
+Which rows make a step is a function of (snapshots, settings, seed, step) and of nothing else: not
+of ranks, threads, or how often the job was stopped. State is therefore a position, restored at no
+cost.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from tokenmill.feed.columns import Batch, Chunk
+from tokenmill.feed.columns import Batch
 from tokenmill.feed.files import ShardCache, default_cache
-from tokenmill.feed.opening import Opened, Wanted, open_snapshot, row_bytes
-from tokenmill.feed.order import Order, Shuffle
+from tokenmill.feed.lanes import Rows
+from tokenmill.feed.opening import row_bytes
+from tokenmill.feed.order import Shuffle
+from tokenmill.feed.parts import Mixture, OpenedPart, Part, Reading, Ref, open_parts
 from tokenmill.feed.prefetch import prefetch
-from tokenmill.feed.state import FeedState, check_state, state_from_json
+from tokenmill.feed.reading import Form, Reader, Steps, Transform
+from tokenmill.feed.schedule import Place, Span, StepSamples
+from tokenmill.feed.settings import Settings, check_settings, schedule_of
+from tokenmill.feed.state import FeedState, check_state, setting_digest, state_from_json
 from tokenmill.store import Store
-from tokenmill_schemas.errors import FingerprintError, JobError, StoreError
+from tokenmill_schemas.canonical import digest
+from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
 
 if TYPE_CHECKING:
+    from tokenmill.feed.keys import By
+    from tokenmill.feed.packing import Packing
     from tokenmill.feed.tensors import TorchFeed
-
-Rows = npt.NDArray[np.int64]
 
 #: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
 #: enough to stay in the processor's cache until the batches are used.
@@ -39,49 +43,50 @@ CHUNK_STEPS = 256
 LOCATED_CHUNKS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Some steps, and where this rank's rows of them lie."""
-
-    first: int
-    steps: int
-    shards: Rows
-    rows: Rows
-
-
 class Feed:
-    """Reads one snapshot of a store into one rank of a training job.
+    """Reads snapshots of one store or several into one rank of a training job.
 
     Iterating yields dicts: every stream as ``[batch_size / world_size, *stream shape]`` in its
     storage type (ids in the narrowest unsigned type, bits as uint8, bfloat16 as its uint16 bits),
     or a list of arrays where shapes vary; every column of ``columns`` as an array, text as
     objects. Joined in the order of ranks, the batches of all ranks are the global batch, the same
-    for any world size. Tokens of an Arrow store own their
-    memory, so a batch may be kept or written to.
+    for any world size. Tokens of an Arrow store own their memory, so a batch may be kept or
+    written to.
+
+    ``packing`` joins samples of varying length to windows of one length (`tokenmill.feed.packed`
+    says what a batch has then); ``buckets`` gives every step samples of one shape. Both are part of
+    the order, so a restore is exact and free with them, too. ``transforms`` shape the tokens of
+    each batch (`tokenmill.feed.shaping`), with random numbers that do not depend on ranks.
 
     ``epochs`` None never ends. Otherwise iteration stops after that many epochs in all, counted
     from the start of training and not from a restore. An iterator goes on where the last one
-    stopped; only the newest one is good.
+    stopped; only the newest one is good. An epoch of a mixture ends with the store that is through
+    first; the others go on in the next where they stood.
 
     ``drop_last`` leaves out the last samples of an epoch's order that fill no batch, other ones
     each epoch. Without it the last batch is completed with the first samples of the same epoch, so
-    that each is seen at least once and all ranks always get equal shapes.
+    that each is seen at least once and all ranks always get equal shapes. A mixture knows neither:
+    its stores' epochs run on into each other.
 
     A step is counted as done once its batch was given out: save `state_dict` after training on it.
     """
 
     def __init__(
         self,
-        store: Store | str,
+        source: Store | str | Mixture,
         *,
         batch_size: int,
-        ref: int | str | None = None,
-        since: int | str | None = None,
+        ref: Ref = None,
+        since: Ref = None,
+        where: str = "",
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        streams: tuple[str, ...] | list[str] | None = None,
-        columns: tuple[str, ...] | list[str] = ("sample_id",),
+        streams: Sequence[str] | None = None,
+        columns: Sequence[str] = ("sample_id",),
+        packing: Packing | None = None,
+        buckets: str = "",
+        transforms: Sequence[Transform] = (),
         shuffle: Shuffle = "block",
         epochs: int | None = None,
         drop_last: bool = True,
@@ -89,20 +94,27 @@ class Feed:
         fingerprint: str = "",
         cache: ShardCache | None = None,
     ) -> None:
-        """Open a snapshot; reads its manifest and no shard but the first.
+        """Open the snapshots; reads their manifests and no shard but the first.
 
         Args:
-            store: A store or its URI.
-            batch_size: Samples of a step, over all ranks; a multiple of ``world_size``.
+            source: A store, its URI, or a mixture of several.
+            batch_size: Samples (windows, if packed) of a step, over all ranks; a multiple of
+                ``world_size``.
             ref: Number, tag, branch, ``branch:number`` or date; None is the newest one now.
             since: An earlier version: only what was added, changed or tokenized again since then
                 is shown.
+            where: Which samples are shown, e.g. ``"aesthetic > 5 and licence = 'cc0'"``: a
+                condition on columns, also of column groups (`tokenmill_schemas.where`). It is
+                evaluated here; an epoch has exactly those samples.
             seed: Another seed is another order.
             rank: This process' place among ``world_size``.
             world_size: Number of processes that share each batch.
             streams: Streams to read, also of column groups; None is all of the store's own.
             columns: Other columns to read, also of column groups. Samples of which a group that
                 is read has no values are not shown; `uncovered` counts them.
+            packing: How samples of varying length are packed into windows.
+            buckets: The stream whose shape all samples of a step have in common.
+            transforms: What shapes the tokens of a batch, in this order.
             shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
             epochs: When to stop; None never.
             drop_last: What to do with the samples that fill no batch.
@@ -112,39 +124,83 @@ class Feed:
 
         Raises:
             JobError: a setting is impossible; names it.
-            FingerprintError: the store holds tokens of another fingerprint.
+            FingerprintError: a store holds tokens of another fingerprint.
             StoreError: there is no such store or snapshot, or it shows no samples.
         """
-        self._store = Store.open(store) if isinstance(store, str) else store
-        self.snapshot: Snapshot = self._store.snapshot(ref)
-        _check_snapshot(self.snapshot, fingerprint, self._store.uri)
-        before = None if since is None else self._store.snapshot(since)
-        wanted = Wanted(None if streams is None else tuple(streams), tuple(columns), before)
+        reading = Reading(None if streams is None else tuple(streams), tuple(columns), fingerprint)
+        self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets)
+        self._place, self._epochs, self._threads = Place(rank, world_size), epochs, threads
+        check_settings(self._settings, self._place, threads, epochs)
+        mixture = _mixture(source, ref, since, where)
         cache = cache or ShardCache(default_cache())
-        opened = open_snapshot(self._store, self.snapshot, wanted, cache)
-        self._opened, self._plan, self._shards = opened, opened.plan, opened.shards
-        self._order = Order(self._plan.rows, seed, shuffle)
-        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._epochs, self._drop_last, self._threads = epochs, drop_last, threads
-        self._check_settings(since)
-        self._chunk_steps = _chunk_steps(opened, batch_size // world_size)
+        self._parts, self._streams = open_parts(mixture, reading, cache)
+        self._mixture = replace(mixture, parts=tuple(part.part for part in self._parts))
+        self._again: dict[str, Any] = {
+            "streams": streams,
+            "columns": columns,
+            "transforms": tuple(transforms),
+            "fingerprint": fingerprint,
+            "cache": cache,
+        }
+        self._schedule = schedule_of(self._parts, mixture, self._settings)
+        form = Form(packing, buckets, tuple(transforms), seed)
+        self._reader = Reader(self._parts, self._streams, form, self._place, batch_size)
+        self._length, self._chunk_steps = self._schedule.epoch_steps(), self._fitting_steps()
         self._step = self._iterators = 0
         self._pid = os.getpid()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as settings and a step: a copy opens the same snapshots anew."""
+        settings = self._settings
+        options = {
+            **self._again,
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "shuffle": settings.shuffle,
+            "drop_last": settings.drop_last,
+            "packing": settings.packing,
+            "buckets": settings.buckets,
+            "rank": self._place.rank,
+            "world_size": self._place.world_size,
+            "epochs": self._epochs,
+            "threads": self._threads,
+        }
+        return _copy, (self._mixture, options, self.state_dict())
+
+    @property
+    def parts(self) -> tuple[OpenedPart, ...]:
+        """The stores that are read, opened: one, or those of the mixture."""
+        return self._parts
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that is read; of a mixture, that of its first store."""
+        return self._parts[0].snapshot
+
+    @property
+    def settings(self) -> Settings:
+        """What the order depends on beside the snapshots."""
+        return self._settings
+
+    @property
+    def place(self) -> Place:
+        """Which part of every batch this feed reads."""
+        return self._place
+
     @property
     def rows(self) -> int:
-        """Samples that the snapshot shows: the length of an epoch."""
-        return self._plan.rows
+        """Samples that the snapshots show; without a mixture, those of an epoch."""
+        return sum(part.opened.plan.rows for part in self._parts)
 
     @property
     def uncovered(self) -> int:
         """Samples that are not shown because a column group that is read has no values of them."""
-        return self._opened.uncovered
+        return sum(part.opened.uncovered for part in self._parts)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The streams that are read, those of column groups among them."""
-        return self._opened.streams
+        """The streams that are read, those of column groups among them, as batches have them."""
+        return self._streams
 
     @property
     def step(self) -> int:
@@ -154,15 +210,24 @@ class Feed:
     @property
     def epoch(self) -> int:
         """Epoch of the next step, from 0."""
-        return self._step // len(self)
+        return self._step // self._length
 
     def __len__(self) -> int:
         """Return the number of steps of one epoch."""
-        full, rest = divmod(self.rows, self._batch_size)
-        return full + bool(rest and not self._drop_last)
+        return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._iterate()
+        return self._go_on()
+
+    def iterate(self, start: int | None = None, stride: int = 1) -> Iterator[Batch]:
+        """Yield the batches of steps ``start``, ``start + stride``, ... without moving the feed.
+
+        ``start`` None is `step`. What a worker of a data loader reads, which leaves the steps
+        between to the others.
+        """
+        first = self._step if start is None else start
+        for _, batch in self._batches(first, stride):
+            yield batch
 
     def as_torch(
         self, *, pin_memory: bool = False, ids: Literal["int64", "stored"] = "int64"
@@ -178,18 +243,40 @@ class Feed:
 
         return TorchFeed(self, pin_memory=pin_memory, ids=ids)
 
-    def samples_of(self, step: int) -> tuple[int, Rows]:
+    def samples_of(self, step: int) -> StepSamples:
         """Return the epoch of a step and the rows of its global batch, without reading data.
 
-        Rows are numbers of the snapshot's samples in manifest order; rank r of n has the r-th of n
-        equal parts of them.
+        Rows are numbers of the samples that are shown, in manifest order; rank r of n has the r-th
+        of n equal parts of the batch.
         """
-        epoch = step // len(self)
-        return epoch, self._rows_of(epoch, np.array([step]), 0, self._batch_size)
+        return self._schedule.samples_of(step)
+
+    def steps_of(self, key: str, *, by: By = "sample_id", epochs: range = range(1)) -> list[int]:
+        """Return the steps that show a sample, or any of an asset's (``by="asset_key"``).
+
+        Args:
+            key: The sample's id, or its asset's key.
+            by: What ``key`` is.
+            epochs: Which epochs to look at: those of the store it is in, as often as it was shown.
+
+        Returns:
+            Steps, ascending; none if the key is not shown, or only where `drop_last` leaves it out.
+        """
+        from tokenmill.feed.keys import rows_of_keys
+
+        found: set[int] = set()
+        for i, part in enumerate(self._parts):
+            for row in rows_of_keys(part.store, part.opened, [key], by).tolist():
+                found.update(self._schedule.steps_of(i, row, epochs))
+        return sorted(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the feed stands, as under 300 bytes of JSON, for any number of ranks."""
-        return self._state().to_json()
+        return self.state_at(self._step)
+
+    def state_at(self, step: int) -> dict[str, Any]:
+        """Return the state before a step: for trainers and loaders that count steps themselves."""
+        return self._state(step).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where ``state`` was taken; iterators made before end with an error.
@@ -199,115 +286,94 @@ class Feed:
             JobError: it is no feed state, or was made with other settings.
         """
         wanted = state_from_json(state)
-        check_state(wanted, self._state(), uri=self._store.uri)
-        self._step = wanted.epoch * len(self) + wanted.position // self._batch_size
+        check_state(wanted, self._state(self._step), uri=self._parts[0].store.uri)
+        self._step = wanted.epoch * self._length + wanted.position // wanted.batch_size
         self._iterators += 1
 
-    def _state(self) -> FeedState:
+    def _state(self, step: int) -> FeedState:
+        opened, settings = [part.opened for part in self._parts], self._settings
+        names = [part.identity for part in opened]
+        mix = [[p.weight, sorted(p.offsets.items())] for p in self._mixture.parts]
+        single = self._schedule.blend is None
         return FeedState(
-            snapshot=self._opened.identity,
+            snapshot=(names[0] if single else digest(names))[:32],
             number=self.snapshot.number,
-            seed=self._order.seed,
-            shuffle=self._order.shuffle,
-            batch_size=self._batch_size,
-            drop_last=self._drop_last,
-            epoch=self.epoch,
-            position=self._step % len(self) * self._batch_size,
-            groups=self._opened.groups,
+            seed=settings.seed,
+            shuffle=settings.shuffle,
+            batch_size=settings.batch_size,
+            drop_last=settings.drop_last,
+            epoch=step // self._length,
+            position=step % self._length * settings.batch_size,
+            groups=opened[0].groups,
+            mix=setting_digest([] if single else [mix, list(self._mixture.stages)]),
+            where=setting_digest([part.where for part in opened if part.where]),
+            packing=setting_digest(settings.packing and settings.packing.to_json()),
+            buckets=settings.buckets,
         )
 
-    def _iterate(self) -> Iterator[Batch]:
+    def _go_on(self) -> Generator[Batch]:
         self._iterators += 1
         mine = self._iterators
+        with closing(self._batches(self._step, 1)) as batches:
+            for step, batch in batches:
+                if mine != self._iterators:
+                    raise JobError("the feed was restored or iterated anew: take that iterator")
+                self._step = step + 1
+                yield batch
+
+    def _batches(self, first: int, stride: int) -> Generator[tuple[int, Batch]]:
         self._notice_fork()
         chunks = prefetch(
-            self._read, self._spans(), threads=self._threads, after_fork=self._notice_fork
+            self._read,
+            self._spans(first, stride),
+            threads=self._threads,
+            after_fork=self._notice_fork,
         )
         with closing(chunks):
-            for span, chunk in chunks:
+            for span, batches in chunks:
                 for i in range(span.steps):
-                    if mine != self._iterators:
-                        raise JobError("the feed was restored or iterated anew: take that iterator")
-                    self._step = span.first + i + 1
-                    yield chunk.batch(i)
+                    yield span.step(i), batches[i]
 
-    def _spans(self) -> Iterator[_Span]:
+    def _read(self, span: Span) -> tuple[Span, list[Batch] | Steps]:
+        return span, self._reader.read(span)
+
+    def _spans(self, first: int, stride: int) -> Iterator[Span]:
         """Yield what each chunk holds; small chunks first, to start quickly."""
-        step, count = self._step, 1
-        share = self._batch_size // self._world_size
-        end = None if self._epochs is None else self._epochs * len(self)
+        end = None if self._epochs is None else self._schedule.epoch_steps(self._epochs)
+        step, count = first, 1
         while end is None or step < end:
-            steps = LOCATED_CHUNKS * count
-            steps = steps if end is None else min(steps, end - step)
-            shards, rows = self._plan.locate(self._share_of(step, steps))
-            for i in range(0, steps, count):
-                part = slice(i * share, (i + count) * share)
-                yield _Span(step + i, min(count, steps - i), shards[part], rows[part])
-            step += steps
-            count = min(2 * count, self._chunk_steps)
+            stop = step + stride * LOCATED_CHUNKS * count
+            steps = range(step, stop if end is None else min(stop, end), stride)
+            yield from self._schedule.span(steps, self._place).split(count)
+            step, count = stop, min(2 * count, self._chunk_steps)
 
-    def _share_of(self, first: int, count: int) -> Rows:
-        """Return this rank's rows of some steps, which may belong to several epochs."""
-        steps = np.arange(first, first + count)
-        share = self._batch_size // self._world_size
-        epochs = range(first // len(self), (first + count - 1) // len(self) + 1)
-        return np.concatenate(
-            [
-                self._rows_of(epoch, steps[steps // len(self) == epoch], self._rank * share, share)
-                for epoch in epochs
-            ]
-        )
-
-    def _read(self, span: _Span) -> tuple[_Span, Chunk]:
-        share = self._batch_size // self._world_size
-        return span, self._shards.gather(span.shards, span.rows, share=share)
-
-    def _rows_of(self, epoch: int, steps: Rows, start: int, count: int) -> Rows:
-        """Return ``count`` rows of each step's global batch from its place ``start`` on."""
-        positions = (steps - epoch * len(self))[:, None] * self._batch_size
-        positions = (positions + np.arange(start, start + count)).ravel()
-        # Only without drop_last, where an epoch's last batch begins anew at its first samples.
-        return self._order.at(epoch, positions % self.rows)
+    def _fitting_steps(self) -> int:
+        """Return how many steps are gathered at once."""
+        share = self._settings.batch_size // self._place.world_size
+        row = max(row_bytes(part.opened) for part in self._parts)
+        packing = self._settings.packing
+        row = row if packing is None else max(row, 8 * packing.length)
+        return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row * share)))
 
     def _notice_fork(self) -> None:
         if os.getpid() != self._pid:
             self._pid = os.getpid()
-            self._shards.reset()
-
-    def _check_settings(self, since: int | str | None) -> None:
-        batch, world = self._batch_size, self._world_size
-        if batch < 1 or world < 1 or batch % world:
-            raise JobError(
-                f"is {batch} for {world} ranks: it must be a positive multiple of world_size",
-                path="feed.batch_size",
-            )
-        if not 0 <= self._rank < world:
-            raise JobError(f"is {self._rank}, must be in [0, {world})", path="feed.rank")
-        if self._threads < 0 or (self._epochs is not None and self._epochs < 0):
-            raise JobError("threads and epochs must not be negative", path="feed")
-        if not self.rows:
-            groups = ", ".join(self._opened.groups)
-            why = f" with values in the column groups {groups}" if self.uncovered else ""
-            what = "no samples" if since is None else f"nothing new since {since}"
-            text = f"snapshot {self.snapshot.number} has {what}{why}"
-            raise StoreError(text, uri=self._store.uri)
-        if not len(self):
-            raise JobError(
-                f"is {batch}, but the snapshot has {self.rows} samples: take a smaller batch or "
-                "drop_last=False",
-                path="feed.batch_size",
-            )
+            self._reader.reset()
 
 
-def _check_snapshot(snapshot: Snapshot, fingerprint: str, uri: str) -> None:
-    if fingerprint and snapshot.fingerprint != fingerprint:
-        raise FingerprintError(
-            f"snapshot {snapshot.number} has fingerprint {snapshot.fingerprint[:12]}, asked for "
-            f"was {fingerprint[:12]}: its tokens are of another kind",
-            uri=uri,
-        )
+def _mixture(source: Store | str | Mixture, ref: Ref, since: Ref, where: str) -> Mixture:
+    if not isinstance(source, Mixture):
+        return Mixture((Part(source, ref=ref, since=since, where=where),))
+    for name, value in (("ref", ref), ("since", since), ("where", where)):
+        if value:
+            raise JobError("of a mixture is given to its parts", path=f"feed.{name}")
+    return source
 
 
-def _chunk_steps(opened: Opened, share: int) -> int:
-    """Return how many steps of ``share`` rows are gathered at once."""
-    return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row_bytes(opened) * share)))
+def _copy(mixture: Mixture, options: dict[str, Any], state: dict[str, Any]) -> Feed:
+    feed = Feed(mixture, **options)
+    feed.load_state_dict(state)
+    return feed
+
+
+__all__ = ["Feed", "Rows"]

@@ -56,6 +56,7 @@ class Wanted:
     streams: tuple[str, ...] | None
     columns: tuple[str, ...]
     since: Snapshot | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Opened:
     shards: Shards
     streams: tuple[Stream, ...]
     columns: tuple[str, ...]
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)

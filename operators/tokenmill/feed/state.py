@@ -1,24 +1,32 @@
-"""The feed's state: some 200 bytes that say where a training job stands, and in what."""
+"""The feed's state: some 250 bytes that say where a training job stands, and in what."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
+from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import JobError, StoreError
 from tokenmill_schemas.strict import build
 
-STATE_FORMAT = 1
+#: Format 1 had no mixtures, filters, packing or buckets, and whole content ids.
+STATE_FORMAT = 2
+#: Hex digits kept of what tells snapshots apart, and of what tells settings apart.
+SNAPSHOT_DIGITS = 32
+SETTING_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class FeedState:
     """Where a feed stands.
 
-    ``position`` counts the samples of ``epoch`` that all ranks together have been given: the
-    number of ranks is no part of it. ``snapshot`` is the content id, ``number`` is for people.
-    ``groups`` are the column groups that are read, in which every sample shown has values.
+    ``position`` counts the items of ``epoch`` that all ranks together have been given: samples, or
+    windows of packed ones; the number of ranks is no part of it. ``snapshot`` tells the content of
+    what is read, all stores of a mixture together; ``number`` is for people. ``groups`` are the
+    column groups that are read, in which every sample shown has values. ``mix``, ``where`` and
+    ``packing`` are digests of those settings, "" where they are not used; ``buckets`` is the stream
+    whose shapes make batches.
     """
 
     snapshot: str
@@ -30,27 +38,39 @@ class FeedState:
     epoch: int
     position: int
     groups: tuple[str, ...] = ()
+    mix: str = ""
+    where: str = ""
+    packing: str = ""
+    buckets: str = ""
     format: int = STATE_FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as a JSON value; without groups the key is left out."""
-        value = asdict(self) | {"groups": list(self.groups)}
-        return value if self.groups else {k: v for k, v in value.items() if k != "groups"}
+        """Return the state as a JSON value; what is not used is left out."""
+        unused = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        unused.pop("format")
+        value = {k: v for k, v in asdict(self).items() if k not in unused or v != unused[k]}
+        return value | ({"groups": list(self.groups)} if self.groups else {})
+
+
+def setting_digest(value: Any) -> str:
+    """Return what a state keeps of a setting: "" for none."""
+    return digest(value)[:SETTING_DIGITS] if value else ""
 
 
 def state_from_json(value: Mapping[str, Any]) -> FeedState:
-    """Return the state that `FeedState.to_json` wrote.
+    """Return the state that `FeedState.to_json` wrote, in this format or an older one.
 
     Raises:
         JobError: it is no feed state, or one of a newer format.
     """
-    if value.get("format") != STATE_FORMAT:
+    if value.get("format") not in (1, STATE_FORMAT):
         raise JobError(
-            f"is a feed state of format {value.get('format')!r}, this library reads "
+            f"is a feed state of format {value.get('format')!r}, this library reads 1 to "
             f"{STATE_FORMAT}: update tokenmill, or start the feed anew",
             path="state.format",
         )
-    return build(FeedState, value, path="state")
+    state: FeedState = build(FeedState, value, path="state")
+    return replace(state, snapshot=state.snapshot[:SNAPSHOT_DIGITS], format=STATE_FORMAT)
 
 
 def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
@@ -60,19 +80,24 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
         StoreError: it belongs to another snapshot.
         JobError: a setting differs, or the position is not one of this feed's.
     """
+    for name, what in (("mix", "stores, weights or offsets"), ("where", "filter")):
+        if getattr(state, name) != getattr(now, name):
+            raise _other_samples(name, what, bool(getattr(state, name)))
     if state.snapshot != now.snapshot:
         mend = (
             "samples of it were taken down since, so begin with a new feed, whose order leaves "
-            "them out; or it is another store's, branch's or diff's, so open that"
+            "them out, or carry the state over with feed.migrate; or it is another store's, "
+            "branch's or diff's, so open that"
             if state.number == now.number
-            else f"open the feed with ref={state.number} on the store that the state was made with"
+            else f"open the feed with ref={state.number} on the store that the state was made "
+            "with, or carry the state over with feed.migrate"
         )
         raise StoreError(
             f"the state belongs to snapshot {state.number} (content {state.snapshot[:12]}), this "
             f"feed reads snapshot {now.number} (content {now.snapshot[:12]}): {mend}",
             uri=uri,
         )
-    for name in ("seed", "shuffle", "batch_size", "drop_last"):
+    for name in ("seed", "shuffle", "batch_size", "drop_last", "packing", "buckets"):
         was, given = getattr(state, name), getattr(now, name)
         if was != given:
             raise JobError(
@@ -92,3 +117,11 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
             f"{state.batch_size}",
             path="state.position",
         )
+
+
+def _other_samples(name: str, what: str, had: bool) -> JobError:
+    was = f"another {what} than this feed's" if had else f"no {what} of its own"
+    return JobError(
+        f"the state was made with {was}: other samples would be shown; use those of the state",
+        path="feed.where" if name == "where" else "feed.mixture",
+    )

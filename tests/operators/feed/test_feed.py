@@ -79,7 +79,7 @@ def test_any_world_size_gives_the_same_global_batches(
     ranks = [Feed(store, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
     steps = 0
     for step, batches in enumerate(zip(*ranks, strict=True)):
-        epoch, rows = ranks[0].samples_of(step)
+        epoch, rows, _, _ = ranks[0].samples_of(step)
         assert epoch == step // len(ranks[0])
         assert [n for b in batches for n in b["sample_id"]] == [f"s{i}" for i in rows]
         assert {len(b["image"]) for b in batches} == {24 // world_size}
@@ -192,7 +192,7 @@ def test_a_state_of_other_settings_is_refused(store: Store, option: str, value: 
 
 
 @pytest.mark.parametrize(
-    "change", [{"position": 5}, {"epoch": -1}, {"format": 2}, {"extra": 1}, {"position": "0"}]
+    "change", [{"position": 5}, {"epoch": -1}, {"format": 3}, {"extra": 1}, {"position": "0"}]
 )
 def test_what_is_no_state_is_refused(store: Store, change: dict[str, object]) -> None:
     """A position between steps, a newer format, unknown keys."""

@@ -1,0 +1,132 @@
+"""What the order of a feed depends on beside its snapshots, and the schedule made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tokenmill.feed.lanes import Lane, RowLane
+from tokenmill.feed.order import Order, Shuffle
+from tokenmill.feed.parts import Mixture, OpenedPart
+from tokenmill.feed.permutation import derive_key
+from tokenmill.feed.schedule import Place, Schedule
+from tokenmill_schemas.errors import JobError, StoreError
+from tokenmill_schemas.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from tokenmill.feed.packing import Packing
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See `tokenmill.feed.Feed`."""
+
+    batch_size: int
+    seed: int = 0
+    shuffle: Shuffle = "block"
+    drop_last: bool = True
+    packing: Packing | None = None
+    buckets: str = ""
+
+
+def check_settings(settings: Settings, place: Place, threads: int, epochs: int | None) -> None:
+    """Check what can be checked before anything is opened.
+
+    Raises:
+        JobError: a setting is impossible; names it.
+    """
+    batch, world = settings.batch_size, place.world_size
+    if batch < 1 or world < 1 or batch % world:
+        raise JobError(
+            f"is {batch} for {world} ranks: it must be a positive multiple of world_size",
+            path="feed.batch_size",
+        )
+    if not 0 <= place.rank < world:
+        raise JobError(f"is {place.rank}, must be in [0, {world})", path="feed.rank")
+    if threads < 0 or (epochs is not None and epochs < 0):
+        raise JobError("threads and epochs must not be negative", path="feed")
+    if settings.packing is not None and settings.buckets:
+        raise JobError("packed windows have one shape already", path="feed.buckets")
+
+
+def schedule_of(parts: Sequence[OpenedPart], mixture: Mixture, settings: Settings) -> Schedule:
+    """Return the schedule of opened parts.
+
+    Raises:
+        JobError: a setting does not fit what is shown.
+        StoreError: a part shows no samples.
+    """
+    for part in parts:
+        _check_shown(part)
+    single = len(parts) == 1 and not mixture.stages
+    lanes = tuple(
+        _lane(part, settings, derive_key("part", settings.seed, i) >> 1 if i else settings.seed)
+        for i, part in enumerate(parts)
+    )
+    whole = bool(settings.buckets)
+    if single and not whole:
+        lanes = (_aligned(lanes[0], settings),)
+    blend = None if single else mixture.blend(1 if whole else settings.batch_size)
+    schedule = Schedule(lanes, blend, settings.batch_size, whole)
+    if not schedule.epoch_steps():
+        _raise_too_large(parts, lanes, settings)
+    return schedule
+
+
+def _lane(part: OpenedPart, settings: Settings, seed: int) -> Lane:
+    plan = part.opened.plan
+    name = settings.packing.stream if settings.packing else settings.buckets
+    if not name:
+        return RowLane(Order(plan.rows, seed, settings.shuffle), plan.rows)
+    from tokenmill.feed.buckets import BucketLane
+    from tokenmill.feed.packing import PackedLane
+    from tokenmill.feed.sizes import open_sizes
+
+    names = [stream.name for stream in part.opened.streams]
+    if name not in names:
+        where = "feed.packing" if settings.packing else "feed.buckets"
+        raise JobError(f"is by stream {name!r}, which is not read: {names}", path=where)
+    stream = part.opened.streams[names.index(name)]
+    sizes = open_sizes(part.store, part.snapshot, plan, stream)
+    if settings.packing is not None:
+        return PackedLane(sizes, settings.packing, seed=seed, shuffle=settings.shuffle)
+    options = {"seed": seed, "shuffle": settings.shuffle, "drop_last": settings.drop_last}
+    return BucketLane(sizes, settings.batch_size, **options)
+
+
+def _aligned(lane: Lane, settings: Settings) -> Lane:
+    """Return a lane whose epochs are whole batches."""
+    full, rest = divmod(lane.items, settings.batch_size)
+    steps = full + bool(rest and not settings.drop_last)
+    return replace(lane, items=steps * settings.batch_size)  # type: ignore[type-var]
+
+
+def _check_shown(part: OpenedPart) -> None:
+    opened = part.opened
+    if opened.plan.rows:
+        return
+    groups = ", ".join(opened.groups)
+    why = f" with values in the column groups {groups}" if opened.uncovered else ""
+    why += f" where {opened.where}" if opened.where else ""
+    since = part.part.since
+    number = since.number if isinstance(since, Snapshot) else since
+    what = "no samples" if since is None else f"nothing new since {number}"
+    raise StoreError(f"snapshot {part.snapshot.number} has {what}{why}", uri=part.store.uri)
+
+
+def _raise_too_large(
+    parts: Sequence[OpenedPart], lanes: Sequence[Lane], settings: Settings
+) -> None:
+    if settings.buckets:
+        what = "no shape of which there are enough samples for a batch"
+    else:
+        items = "windows" if settings.packing else "samples"
+        what = f"{min(lane.items for lane in lanes)} {items}"
+        if len(parts) == 1 and not settings.packing:
+            what = f"{parts[0].opened.plan.rows} samples"
+    raise JobError(
+        f"is {settings.batch_size}, but the snapshot has {what}: take a smaller batch or "
+        "drop_last=False",
+        path="feed.batch_size",
+    )
