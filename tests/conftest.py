@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,40 @@ RAY_ENV = {
 JobOf = Callable[..., Job]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests marked ``s3`` to one worker, so that one server does for all of them."""
-    for item in items:
-        if item.get_closest_marker("s3") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("s3"))
+#: Servers that tests share: the mark of such tests, which is also their group, and the fixtures.
+SERVERS = {"s3": {"s3"}, "ray": {"ray_cluster"}, "prefect": {"serving", "api"}}
+
+
+def server_of(item: pytest.Item) -> str | None:
+    """Return which server a test needs: by its mark, or by a fixture that it asks for."""
+    asked = set(getattr(item, "fixturenames", ()))
+    for name, fixtures in SERVERS.items():
+        if item.get_closest_marker(name) or asked & fixtures:
+            return name
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
+    """Give the tests of each server to one worker of xdist, so that it is started once.
+
+    ``--dist loadgroup`` hands out the largest groups first, so that no worker is left with one at
+    the end. It knows a group by the end of a test's id, ``@ray``, which xdist 3.8 writes to an
+    attribute that pytest 9.2 does not read any more (pytest-xdist#1386); then it is done here.
+    """
+    groups = {item: name for item in items if (name := server_of(item))}
+    for item, name in groups.items():
+        item.add_marker(pytest.mark.xdist_group(name))
+    yield
+    if not config.getoption("loadgroup", default=False):
+        return
+    for item, name in groups.items():
+        if not item.nodeid.endswith(f"@{name}"):
+            item._id = type(item.id).parse(f"{item.nodeid}@{name}")
+        if not item.nodeid.endswith(f"@{name}"):
+            raise pytest.UsageError(f"xdist will not see that {item.nodeid} is of group {name}")
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

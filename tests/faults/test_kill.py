@@ -168,7 +168,6 @@ def test_two_drivers_at_once_make_one_set_of_units(
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_a_driver_killed_with_its_ray_cluster_is_finished_by_the_next(
     sample_job: JobOf, whole: RunResult, start: Callable[[Job], Driver]
 ) -> None:

@@ -140,7 +140,6 @@ def test_a_decoder_that_hangs_costs_its_asset_alone(
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 @pytest.mark.usefixtures("ray_cluster")
 class TestRay:
     """The same over Ray."""

@@ -25,7 +25,6 @@ NODES = Path(__file__).with_name("nodes.py")
 
 
 @pytest.mark.ray
-@pytest.mark.xdist_group("ray")
 def test_a_killed_node_costs_nothing_but_time(noise_job: JobOf, tmp_path: Path) -> None:
     """SIGKILL of every process of one of two nodes in the middle of a unit: the same bytes."""
     pids = tmp_path / "pids"

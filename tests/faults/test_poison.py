@@ -24,7 +24,6 @@ from tokenmill_schemas.job import Job
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.usefixtures("ray_cluster"),
 ]
 

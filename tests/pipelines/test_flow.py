@@ -23,7 +23,7 @@ from tokenmill_pipelines.stages import STAGES
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.prefect
 
 JobOf = Callable[..., Job]
 

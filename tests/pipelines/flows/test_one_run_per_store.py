@@ -11,7 +11,7 @@ import pytest
 from tests.pipelines.cli.conftest import environment
 from tests.pipelines.flows.conftest import Serving
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.prefect
 
 #: In a process of its own: Prefect keeps the API that it first saw, and other tests have another.
 PROGRAM = """

@@ -19,7 +19,7 @@ from tests.pipelines.flows.conftest import until
 from tokenmill_infra.observe import JsonObserver, PlainObserver
 from tokenmill_pipelines.flows.lines import LabelledStream
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.prefect
 
 #: Stands for a run amid a long batch: what it is asked to do, it does not do.
 RUN = """

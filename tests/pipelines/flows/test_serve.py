@@ -18,7 +18,7 @@ from tests.pipelines.flows.conftest import Api, Serving, until, write_job
 from tokenmill.store import Store
 from tokenmill_pipelines.serving import COMMITTED
 
-pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.prefect
 
 DOCUMENTED = Path(__file__).parents[3] / "infra" / "prefect.md"
 
