@@ -108,7 +108,7 @@ def test_few_shards_stay_open_and_the_batches_are_the_same(
     monkeypatch.setattr(serial, "_chunk_steps", 1)
     list(serial)
     # The rows of one gather may lie in two shards here; those must be open at once.
-    assert len(serial._shards._shards) <= max(limit, 2)  # type: ignore[attr-defined]
+    assert len(serial.parts[0].opened.shards._shards) <= max(limit, 2)  # type: ignore[attr-defined]
 
 
 def test_shards_of_several_batch_sizes_in_one_store(tmp_path: Path) -> None:
