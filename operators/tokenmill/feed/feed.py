@@ -212,6 +212,11 @@ class Feed:
         """Epoch of the next step, from 0."""
         return self._step // self._length
 
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of all `epochs`; None without end."""
+        return None if self._epochs is None else self._schedule.epoch_steps(self._epochs)
+
     def __len__(self) -> int:
         """Return the number of steps of one epoch."""
         return self._length
@@ -287,7 +292,11 @@ class Feed:
         """
         wanted = state_from_json(state)
         check_state(wanted, self._state(self._step), uri=self._parts[0].store.uri)
-        self._step = wanted.epoch * self._length + wanted.position // wanted.batch_size
+        self.seek(wanted.epoch * self._length + wanted.position // wanted.batch_size)
+
+    def seek(self, step: int) -> None:
+        """Go to before a step; iterators made before end with an error."""
+        self._step = step
         self._iterators += 1
 
     def _state(self, step: int) -> FeedState:
@@ -339,7 +348,7 @@ class Feed:
 
     def _spans(self, first: int, stride: int) -> Iterator[Span]:
         """Yield what each chunk holds; small chunks first, to start quickly."""
-        end = None if self._epochs is None else self._schedule.epoch_steps(self._epochs)
+        end = self.total_steps
         step, count = first, 1
         while end is None or step < end:
             stop = step + stride * LOCATED_CHUNKS * count
