@@ -22,7 +22,8 @@ Disposition = Literal["quarantine", "filtered"]
 #: Why samples are hidden: a takedown; a newer version of their asset; an asset that is gone.
 TombstoneReason = Literal["taken_down", "replaced", "vanished"]
 
-#: One row per shard, in plan order: the columns of a manifest segment.
+#: One row per shard, in plan order: the columns of a manifest segment. ``shapes`` are those of the
+#: shard's samples (`tokenmill_schemas.shapes`); null where they are not known or do not vary.
 SEGMENT_SCHEMA = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
@@ -39,6 +40,7 @@ SEGMENT_SCHEMA = pa.schema(
         pa.field("batch_rows", pa.int32(), nullable=False),
         pa.field("min_key", pa.string(), nullable=False),
         pa.field("max_key", pa.string(), nullable=False),
+        pa.field("shapes", pa.binary()),
     ]
 )
 
@@ -111,7 +113,8 @@ class Receipt:
     ``plan`` and ``row_group`` say where the unit's listing is kept.
     ``seconds`` holds thread-seconds per hop, ``statistics`` token counts per stream; neither is
     part of the dataset's identity. ``min_key`` and ``max_key`` bound the keys of the unit's assets
-    (by code points), so that one asset is found without opening every shard.
+    (by code points), so that one asset is found without opening every shard. ``shapes`` are those
+    of the samples (`tokenmill_schemas.shapes`) in base64; "" where none varies.
     """
 
     unit_id: str
@@ -131,10 +134,14 @@ class Receipt:
     attempt: int = 1
     min_key: str = ""
     max_key: str = ""
+    shapes: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value from which `receipt_from_json` makes an equal receipt."""
-        return asdict(self)
+        value = asdict(self)
+        if not self.shapes:
+            del value["shapes"]  # as in the receipts that were written before there were any
+        return value
 
 
 class _Record(Protocol):

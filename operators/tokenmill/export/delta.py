@@ -1,7 +1,7 @@
 """Delta Lake tables of a version, for DuckDB, Polars, Spark and whatever else reads Delta.
 
     samples/   a row a sample: sample_id, asset_key, all companion columns, shard.path, shard.row
-    shards/    a row a shard: the manifest
+    shards/    a row a shard: the manifest, but for the shapes of samples, which are bytes of ours
 
 The tokens stay in the store: ``shard.path`` and ``shard.row`` say where. Dotted names are structs
 (see `tokenmill.export.delta_types`). A file of ``samples`` holds the rows of one shard and is named
@@ -32,6 +32,8 @@ from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.snapshot import SEGMENT_SCHEMA
 
 _OURS = ("shards/", "samples/")
+#: The manifest's columns that a table names; readers of Delta Lake pass over others of a file.
+MANIFEST = pa.schema([field for field in SEGMENT_SCHEMA if field.name != "shapes"])
 #: Where in the store a sample lies.
 PLACE = (pa.field("shard.path", pa.string()), pa.field("shard.row", pa.int64()))
 
@@ -55,7 +57,7 @@ class DeltaExporter:
             text = f"{target.storage.uri} holds {other}, which is of no such export"
             raise JobError(f"{text}; choose a new folder", path="to")
         shards = _Shards(samples, target, tables["shards"])
-        _commit(samples, target, tables["shards"], (SEGMENT_SCHEMA, list(shards.files())))
+        _commit(samples, target, tables["shards"], (MANIFEST, list(shards.files())))
         rows = _Rows(samples, target, tables["samples"])
         _commit(samples, target, tables["samples"], (rows.schema, list(rows.files())))
         return rows.count

@@ -121,15 +121,25 @@ def fixed_rows(column: pa.Array) -> Array:
     return flat.reshape(len(column), column.type.list_size)
 
 
+def stored_shapes(spec: TokenSpec, batch: pa.RecordBatch) -> dict[str, npt.NDArray[np.int32]]:
+    """Return ``int32[rows, dimensions]`` of each stream that varies: the shapes of its samples."""
+    return {
+        stream.name: fixed_rows(batch.column(f"{stream.name}.shape"))
+        for stream in spec.streams
+        if not stream.is_fixed
+    }
+
+
 def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:
     """Return how many positions all streams of ``batch`` have together."""
+    shapes = stored_shapes(spec, batch)
     total = 0
     for stream in spec.streams:
         if stream.positions is not None:
             total += stream.positions * batch.num_rows
             continue
-        shapes = fixed_rows(batch.column(f"{stream.name}.shape"))
-        total += int(np.prod(shapes[:, : len(stream.axes)], axis=1, dtype=np.int64).sum())
+        sizes = shapes[stream.name][:, : len(stream.axes)]
+        total += int(np.prod(sizes, axis=1, dtype=np.int64).sum())
     return total
 
 

@@ -19,17 +19,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.shards import read_format
-from tokenmill.shards.columns import count_tokens
+from tokenmill.shards.columns import count_tokens, stored_shapes
 from tokenmill.shards.select import stored_shard
 from tokenmill.store import paths
 from tokenmill_infra.storage import scratch
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError
+from tokenmill_schemas.shapes import encode_shapes
 
 T = TypeVar("T")
 R = TypeVar("R")
 Rows = npt.NDArray[np.int64]
+Encoded = bytes
 #: From a file's sha256 and its suffix to its path in the store.
 Naming = Callable[[str, str], str]
 #: Shards that are rewritten at once: much of it is waiting, for disks and for answers.
@@ -49,7 +51,8 @@ class Form:
 class Written:
     """A shard that lies in the store, or nothing (``path`` "") when there were no rows.
 
-    ``min_key`` and ``max_key`` bound the asset keys of its rows.
+    ``min_key`` and ``max_key`` bound the asset keys of its rows; ``shapes`` are those of its rows,
+    see `tokenmill_schemas.shapes`.
     """
 
     path: str = ""
@@ -59,6 +62,7 @@ class Written:
     tokens: int = 0
     min_key: str = ""
     max_key: str = ""
+    shapes: Encoded | None = None
 
 
 def without(rows: int, dropped: npt.ArrayLike) -> Rows:
@@ -107,8 +111,8 @@ def write_shard(
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         size, path = file.stat().st_size, name(sha256, suffix)
         storage.create_from(path, file)
-    low, high = counts.bounds
-    return Written(path, sha256, size, counts.rows, counts.tokens, low, high)
+    facts = counts.rows, counts.tokens, *counts.bounds, counts.shapes()
+    return Written(path, sha256, size, *facts)
 
 
 def rewrite_shard(
@@ -147,13 +151,14 @@ def manifest_facts(made: Written) -> dict[str, Any]:
 
 
 class _Counts:
-    """Counts rows and tokens as they go by, and bounds their assets' keys."""
+    """Counts rows and tokens as they go by, bounds their assets' keys and notes their shapes."""
 
     def __init__(self, layout: ShardLayout) -> None:
         self._spec = layout.spec
         self.rows = 0
         self.tokens = 0
         self.bounds = ("", "")
+        self._shapes: list[dict[str, npt.NDArray[np.int32]]] = []
 
     def add(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
@@ -163,6 +168,16 @@ class _Counts:
         self.bounds = min(keys if not self.rows else [low, *keys]), max(high, *keys)
         self.rows += batch.num_rows
         self.tokens += count_tokens(self._spec, batch)
+        shapes = stored_shapes(self._spec, batch)
+        self._shapes.append({name: sizes.copy() for name, sizes in shapes.items()})
+
+    def shapes(self) -> Encoded | None:
+        """Return the shapes of all rows as the manifest has them."""
+        if not self._shapes:
+            return None
+        names = self._shapes[0]
+        both = {name: np.concatenate([each[name] for each in self._shapes]) for name in names}
+        return encode_shapes(self._spec, both) or None
 
 
 def _spool(file: Path, batches: Iterable[pa.RecordBatch], form: Form) -> _Counts:

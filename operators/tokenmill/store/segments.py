@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,14 @@ def segment_table(receipts: Iterable[Receipt]) -> pa.Table:
 
 def _row(receipt: Receipt) -> dict[str, Any]:
     row = {name: getattr(receipt, name) for name in SEGMENT_SCHEMA.names if name != "rejected"}
-    return row | {"rejected": len(receipt.rejects)}
+    shapes = base64.b64decode(receipt.shapes) or None
+    return row | {"rejected": len(receipt.rejects), "shapes": shapes}
 
 
 def receipt_of(row: Mapping[str, Any]) -> Receipt:
     """Return a row of `SEGMENT_SCHEMA` as a receipt, without the rejects."""
-    return Receipt(**{name: value for name, value in row.items() if name != "rejected"})
+    facts = {name: value for name, value in row.items() if name != "rejected"}
+    return Receipt(**facts | {"shapes": base64.b64encode(row["shapes"] or b"").decode()})
 
 
 def add_segments(

@@ -29,6 +29,8 @@ R = TypeVar("R")
 THREADS = 16
 #: Rows of one file, at the most.
 FILE_ROWS = 65536
+#: Bytes of one file's rows in memory, about: rows that are very long make more files.
+FILE_BYTES = 256 * 2**20
 #: Files up to this size are read whole and checked by their hash even where few columns are asked
 #: for; of larger ones the pages that are read are checked by their own sums.
 WHOLE_BYTES = 256 * 2**10
@@ -42,8 +44,11 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def put_table(storage: Storage, folder: str, table: pa.Table) -> FileRef:
-    """Write ``table`` below ``folder`` under its hash, unless it is there already."""
-    data = parquet_bytes(table)
+    """Write ``table`` below ``folder`` under its hash, unless it is there already.
+
+    A column without a single value is left out: `conform` gives it back.
+    """
+    data = parquet_bytes(_told(table))
     sha256 = hashlib.sha256(data).hexdigest()
     path = f"{folder}/{sha256}.parquet"
     put_once(storage, path, data)
@@ -60,8 +65,10 @@ def put_once(storage: Storage, path: str, data: bytes) -> None:
 
 def put_rows(storage: Storage, folder: str, table: pa.Table) -> tuple[FileRef, ...]:
     """Write a table as files of at most `FILE_ROWS` rows; none if it has no rows."""
-    starts = range(0, table.num_rows, FILE_ROWS)
-    return tuple(put_table(storage, folder, table.slice(i, FILE_ROWS)) for i in starts)
+    fit = FILE_BYTES * table.num_rows // max(1, table.nbytes)
+    rows = min(FILE_ROWS, max(1, fit))
+    starts = range(0, table.num_rows, rows)
+    return tuple(put_table(storage, folder, table.slice(i, rows)) for i in starts)
 
 
 def append_rows(
@@ -70,13 +77,15 @@ def append_rows(
     """Return the files of a table with the rows of ``table`` behind those of ``refs``.
 
     Files at the end are rewritten into one as long as each is less than twice as large as what
-    follows it, and together they stay within `FILE_ROWS`.
+    follows it, and together they stay within `FILE_ROWS` and `FILE_BYTES`.
     """
     if not table.num_rows:
         return tuple(refs)
     kept = list(refs)
     while kept and kept[-1].rows < 2 * table.num_rows:
         if kept[-1].rows + table.num_rows > FILE_ROWS:
+            break
+        if kept[-1].bytes + table.nbytes > FILE_BYTES:
             break
         before = conform(read_table(storage, kept.pop()), table.schema)
         table = pa.concat_tables([before, table])
@@ -128,14 +137,31 @@ def at_once(storage: Storage, read: Callable[[T], R], items: Sequence[T]) -> Ite
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return ``table`` with the columns of ``schema``; text that an older writer left out is ""."""
+    """Return ``table`` with the columns of ``schema``.
+
+    Of what an older writer left out, text is "", and what may be null is null.
+    """
     arrays = [
-        table.column(field.name)
-        if field.name in table.schema.names
-        else pa.array([""] * table.num_rows, field.type)
+        table.column(field.name) if field.name in table.schema.names else _left_out(field, table)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
+
+
+def _left_out(field: pa.Field, table: pa.Table) -> pa.Array:
+    if field.nullable:
+        return pa.nulls(table.num_rows, field.type)
+    return pa.array([""] * table.num_rows, field.type)
+
+
+def _told(table: pa.Table) -> pa.Table:
+    """Return ``table`` without the columns that may be null and are so in every row."""
+    nothing = [
+        field.name
+        for field, column in zip(table.schema, table.columns, strict=True)
+        if field.nullable and column.null_count == table.num_rows
+    ]
+    return table.drop_columns(nothing) if nothing and table.num_rows else table
 
 
 def read_table(storage: Storage, ref: FileRef, columns: Sequence[str] | None = None) -> pa.Table:

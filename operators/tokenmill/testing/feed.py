@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import tempfile
@@ -16,11 +17,12 @@ import pyarrow as pa
 
 from tokenmill.feed import Batch, Feed
 from tokenmill.shards import read_format
-from tokenmill.shards.columns import make_batch
+from tokenmill.shards.columns import make_batch, stored_shapes
 from tokenmill.store import Commit, Identity, Store
 from tokenmill.store.paths import shard_file
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.job import ShardsConfig
+from tokenmill_schemas.shapes import encode_shapes
 from tokenmill_schemas.snapshot import Receipt
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
@@ -114,7 +116,13 @@ def _put(
         sha256 = hashlib.sha256(data).hexdigest()
         path = shard_file(unit, sha256, kind.suffix)
         store.storage.create_from(path, local)
-    return Receipt(**facts, format=shards.format, path=path, bytes=len(data), sha256=sha256)
+    facts |= {"shapes": _shapes(batch, layout), "format": shards.format}
+    return Receipt(**facts, path=path, bytes=len(data), sha256=sha256)
+
+
+def _shapes(batch: pa.RecordBatch, layout: ShardLayout) -> str:
+    shapes = encode_shapes(layout.spec, stored_shapes(layout.spec, batch))
+    return base64.b64encode(shapes).decode()
 
 
 def _batch(layout: ShardLayout, rows: range, *, seed: int) -> pa.RecordBatch:

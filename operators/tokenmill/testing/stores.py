@@ -160,5 +160,6 @@ def _encode(store: Store, unit: Unit, how: How) -> Receipt:
             rejects=tuple(Reject(r["key"], r["uri"], "corrupt", "decode", "made so") for r in bad),
             min_key=min(row["key"] for row in listed),
             max_key=max(row["key"] for row in listed),
+            shapes=written.shapes,
         )
     )

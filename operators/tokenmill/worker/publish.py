@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,20 +10,26 @@ from pathlib import Path
 import pyarrow as pa
 
 from tokenmill.shards import read_format
+from tokenmill.shards.columns import stored_shapes
 from tokenmill.store import Store, paths
 from tokenmill_infra.storage import scratch
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.job import ShardsConfig
+from tokenmill_schemas.shapes import encode_shapes
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A shard that lies in the store, or nothing (``path`` "") when there were no rows."""
+    """A shard that lies in the store, or nothing (``path`` "") when there were no rows.
+
+    ``shapes`` are those of its samples, as a `tokenmill_schemas.snapshot.Receipt` has them.
+    """
 
     path: str = ""
     sha256: str = ""
     bytes: int = 0
+    shapes: str = ""
 
 
 def write_shard(
@@ -47,7 +54,8 @@ def write_shard(
         size = file.stat().st_size
         path = paths.shard_file(unit_id, sha256, shard_format.suffix)
         store.storage.create_from(path, file)
-    return Written(path, sha256, size)
+    shapes = encode_shapes(layout.spec, stored_shapes(layout.spec, rows))
+    return Written(path, sha256, size, base64.b64encode(shapes).decode())
 
 
 def _check(file: Path, rows: int, layout: ShardLayout, config: ShardsConfig) -> None:

@@ -227,4 +227,5 @@ def _receipt(
         max_key=max((ref.key for ref in run.refs), default=""),
         seconds={hop: round(spent, 6) for hop, spent in run.seconds.items()},
         statistics=statistics.to_json(),
+        shapes=written.shapes,
     )

@@ -88,7 +88,7 @@ def write_merge(storage: Storage, merge: Merge, sides: Sides) -> Merged:
     if len(shards) == 1 and counts[0] == shards[0]["samples"]:
         # Nothing goes and nothing comes: the shard and all beside it stay the files they are.
         kept = ("path", "sha256", "bytes", "samples", "tokens", "batch_rows", "format")
-        row |= {name: shards[0][name] for name in (*kept, "min_key", "max_key")}
+        row |= {name: shards[0][name] for name in (*kept, "min_key", "max_key", "shapes")}
         path = row["path"]
         held = {group: files[path] for group, files in sides.items() if path in files}
         return Merged(merge, row, dict(held), starts)
