@@ -166,7 +166,8 @@ def _merge(streams: Sequence[Stream], parts: Sequence[OpenedPart]) -> Stream:
                 f"{first.kind} of {len(first.axes)} in {parts[0].name}: they have no common batch",
                 path="feed.streams",
             )
-    if len({part.snapshot.fingerprint for part in parts}) > 1:
+    kinds = zip(streams, parts, strict=True)
+    if len({(part.snapshot.fingerprint, stream.vocab_sizes) for stream, part in kinds}) > 1:
         _check_apart(streams, parts)
     axes = tuple(
         replace(axis, size=axis.size if len({s.axes[i].size for s in streams}) == 1 else None)
@@ -199,10 +200,11 @@ def _check_apart(streams: Sequence[Stream], parts: Sequence[OpenedPart]) -> None
                 uri=part.store.uri,
             )
         start = part.part.offsets[name]
-        ranges.append((start, start + max(stream.vocab_sizes), part))
+        vocabulary = (part.snapshot.fingerprint, stream.vocab_sizes)
+        ranges.append((start, start + max(stream.vocab_sizes), vocabulary, part))
     ranges.sort(key=lambda entry: entry[:2])
-    for (_, end, one), (start, _, other) in pairwise(ranges):
-        if start < end and one.snapshot.fingerprint != other.snapshot.fingerprint:
+    for (_, end, mine, one), (start, _, its, other) in pairwise(ranges):
+        if start < end and mine != its:
             raise FingerprintError(
                 f"ids of {name!r} of {one.name} end at {end}, those of {other.name} begin at "
                 f"{start}: the offsets leave no room between different vocabularies",
