@@ -103,6 +103,7 @@ class VideoDecoder:
         Raises:
             AssetError: ``empty``, ``too_many_bytes``, ``too_many_pixels``, ``unknown_format``,
                 ``unsupported``, ``no_video``, ``truncated``, ``corrupt`` or ``unreadable``.
+            MemoryError: the machine, not the asset, is short of memory.
         """
         with blaming(ref):
             container, lost = recognise(ref, stream, self.limits)
@@ -132,7 +133,7 @@ class AvVideo:
             self._first = self._restart()
             try:
                 self._describe(self._first)
-            except AssetError:
+            except (AssetError, MemoryError):
                 self.close()
                 raise
 
@@ -150,7 +151,7 @@ class AvVideo:
         self._waiting = opened.frames()
         try:
             return next(self._waiting)
-        except AssetError:
+        except (AssetError, MemoryError):
             self.close()
             raise
 
@@ -238,6 +239,8 @@ class AvVideo:
             if size is None:
                 return self._converter.upright(frame)
             return self._converter.quick(frame, size)
+        except MemoryError:
+            raise
         except (ColourError, FFmpegError) as error:
             raise AssetError(Reason.UNSUPPORTED, f"{frame.format.name}: {error}") from error
 

@@ -4,13 +4,15 @@ What FFmpeg's own loop would hide is made explicit here:
 
 - packets without a byte (Theora's and VP8's "show the last picture again") give no frame, and are
   kept from the decoder, which would take them for the end;
-- what cannot be decoded before the first frame (a broadcast that starts between two key frames) is
-  left out, as players do;
+- what cannot be decoded before the first key frame, or is shown before it (a broadcast that starts
+  between two key frames), is left out, as players do;
 - a packet that fails later, or a frame that the decoder had to patch, is damage: of the last
   packet it is called ``truncated``, of any other ``corrupt``. Arithmetic coders (HEVC, VP8, VP9,
   AV1, and much of H.264) decode damaged bytes to other pixels without a word: that is not seen;
 - a stream that ends well before the duration that the container states for it is ``corrupt``: the
-  demuxer lost its way.
+  demuxer lost its way;
+- that a decoder finds no memory is no damage, however early: `MemoryError` passes, for whoever set
+  the limit to judge.
 
 A pass uses one thread: what a damaged stream gives depends on how it is spread over threads.
 """
@@ -48,6 +50,8 @@ _WATCHFUL = "bitstream+buffer"
 #: Containers whose streams' own durations can be believed; an MP4's edit list shows a part only.
 _TIMED = frozenset({"matroska", "ogg", "asf", "rm", "avi"})
 _SLACK_S, _SLACK_SHARE = 2.0, 0.05
+#: The least that there must be room for after a decoder failed.
+_FRAME_BYTES = 2**20
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
@@ -122,6 +126,7 @@ class Pass:
         self._strict, self._max_pixels = strict, max_pixels
         self._count = self._number = 0
         self._last_dts: int | None = None
+        self._start: int | None = None
         self._early = ""
         self._early_reason = Reason.CORRUPT
         self._end = 0
@@ -130,7 +135,7 @@ class Pass:
         try:
             self.stream = _video_stream(self.container)
             self._decoder = _decoder(self.stream, max_pixels, strict=strict)
-        except AssetError:
+        except (AssetError, MemoryError):
             self.container.close()
             raise
 
@@ -143,6 +148,7 @@ class Pass:
 
         Raises:
             AssetError: ``truncated``, ``corrupt``, ``no_video`` (not one frame), ``unreadable``.
+            MemoryError: the decoder found none.
         """
         with closing(_with_last(self._packets())) as packets:
             for packet, is_last in packets:
@@ -164,11 +170,14 @@ class Pass:
                 if packet.size:
                     self._number += 1
                     yield packet
+        except MemoryError:
+            raise
         except FFmpegError as error:
             failed = error.strerror or type(error).__name__
         self.source.check()
         if failed:
-            self._damage(Reason.CORRUPT, f"reading ends after packet {self._number}: {failed}")
+            text = f"reading ends after packet {self._number}: {failed}"
+            self._damage(Reason.CORRUPT, text, self._end)
 
     def _decoded(
         self, packet: Packet[VideoStream] | None, *, is_last: bool
@@ -178,26 +187,32 @@ class Pass:
         if packet is not None:
             self._last_dts = packet.dts
             if packet.is_corrupt and is_last:
-                self._damage(reason, "the last packet breaks off")
+                self._damage(reason, "the last packet breaks off", packet.pts)
         try:
             frames = self._decoder.decode(packet)
         except EOFError:
             return
+        except MemoryError:
+            raise
         except FFmpegError as error:
+            _require_room(self.stream)
             if isinstance(error, ArgumentError) and not (self._count or _pixels(self.stream)):
                 # What FFmpeg says of a size beyond the bound that it was given (`_bounded`).
                 text = f"its frame size is refused; the limit is {self._max_pixels} pixels"
                 raise AssetError(Reason.TOO_MANY_PIXELS, text) from error
             # Decoders that know no better return a bare -1, which reads as EPERM.
             said = "no reason" if isinstance(error, PermissionError) else error.strerror
-            self._damage(reason, f"{where} is not decoded (FFmpeg: {said})")
+            text = f"{where} is not decoded (FFmpeg: {said})"
+            self._damage(reason, text, packet.pts if packet else None)
             return
+        if self._start is None and packet is not None and packet.is_keyframe:
+            self._start = packet.pts
         for frame in frames:
             if frame.is_corrupt:
                 held_back = packet is None and frame is frames[-1]
                 last = is_last and (held_back or frame.dts == self._last_dts)
                 text = f"frame {self._count} is damaged"
-                self._damage(Reason.TRUNCATED if last else Reason.CORRUPT, text)
+                self._damage(Reason.TRUNCATED if last else Reason.CORRUPT, text, frame.pts)
             self._count += 1
             yield frame
 
@@ -210,12 +225,23 @@ class Pass:
             text = f"its video ends at {end:.2f} s; the container states {claimed:.2f} s"
             raise AssetError(Reason.CORRUPT, text)
 
-    def _damage(self, reason: Reason, text: str) -> None:
-        if not self._count:
+    def _damage(self, reason: Reason, text: str, pts: int | None) -> None:
+        # Decoders hold frames back: that none has come yet does not mean that none is on its way.
+        leads = self._start is None or pts is None or pts < self._start
+        if not self._count and leads:
             if not self._early:
                 self._early, self._early_reason = text, reason
         elif self._strict:
             raise AssetError(reason, text)
+
+
+def _require_room(stream: VideoStream) -> None:
+    """Ask for a frame's memory where a decoder failed: some call it damage that they found none.
+
+    Raises:
+        MemoryError: there is none.
+    """
+    bytearray(max(_FRAME_BYTES, 4 * _pixels(stream)))
 
 
 def _with_last(
@@ -241,6 +267,8 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
+    except MemoryError:
+        raise
     except FFmpegError as error:
         source.check()
         raise AssetError(Reason.CORRUPT, f"{container.name}: {error.strerror}") from error

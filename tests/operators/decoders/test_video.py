@@ -224,7 +224,8 @@ def test_the_right_stream_of_a_container_with_sound() -> None:
     """Sound beside the picture changes nothing."""
     silent = frames(clip(ClipSpec(frames=6)))
     heard = frames(clip(ClipSpec(frames=6, audio="aac")))
-    assert np.array_equal(silent, heard)
+    assert (len(silent), len(heard)) == (6, 6)
+    assert [i for i in range(6) if not np.array_equal(silent[i], heard[i])] == []
 
 
 @pytest.mark.parametrize(
