@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy.typing as npt
 
 from tokenmill.feed.columns import Chunk, Projection, check_names
 from tokenmill.feed.files import ShardCache, ShardFiles
+from tokenmill.feed.filters import open_filter
 from tokenmill.feed.grouped import GroupedShards
-from tokenmill.feed.manifest import TableManifest
+from tokenmill.feed.manifest import Manifest, open_manifest
 from tokenmill.feed.mapped import MappedShards
-from tokenmill.feed.plan import Plan, Rows
+from tokenmill.feed.plan import Plan
+from tokenmill.feed.shown import all_shown, new_shown
+from tokenmill.feed.sides import Sides
 from tokenmill.shards.select import stored_layout
-from tokenmill.store import Store, Version
-from tokenmill.store.diff import diff
-from tokenmill.store.groups import absent_rows, group_table
-from tokenmill.store.groups.names import find_group, stored_names
+from tokenmill.store import Store
+from tokenmill.store.groups.names import stored_names
 from tokenmill.store.hidden import Hidden
 from tokenmill_schemas.arrow import ShardLayout, values_per_sample
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import StoreError
-from tokenmill_schemas.snapshot import ColumnGroup, Snapshot
+from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
 
-#: What the feed reads of the manifest.
-SHARD_FACTS = ["path", "samples", "format", "sha256", "bytes", "batch_rows"]
+Rows = npt.NDArray[np.int64]
+
 #: Bytes that a sample of varying shape is taken to have when a chunk is sized.
 VARIABLE_BYTES = 4096
 
@@ -50,7 +50,8 @@ class Shards(Protocol):
 class Wanted:
     """What is read of a snapshot: streams (None: all of the store's own) and other columns.
 
-    With ``since`` only the samples that are new since that version, see `tokenmill.store.diff`.
+    With ``since`` only the samples that are new since that version, see `tokenmill.store.diff`;
+    with ``where`` only those for which that filter is true, see `tokenmill_schemas.where`.
     """
 
     streams: tuple[str, ...] | None
@@ -63,63 +64,74 @@ class Wanted:
 class Opened:
     """A snapshot, ready to be read.
 
-    ``identity`` tells its content and what of it is hidden, ``groups`` which column groups are
-    read, ``uncovered`` how many samples are not shown for want of values in one of those.
+    ``identity`` tells its content and what of it is hidden, ``where`` the canonical text of the
+    filter over it ("" none), ``groups`` which column groups are read, ``uncovered`` how many
+    samples are not shown, whatever the filter, for want of values in one of those. ``manifest``
+    knows the shards' files, and how many rows they have, hidden ones included.
     """
 
+    snapshot: Snapshot
     identity: str
+    where: str
     groups: tuple[str, ...]
     uncovered: int
     plan: Plan
     shards: Shards
     streams: tuple[Stream, ...]
     columns: tuple[str, ...]
-    where: str = ""
+    manifest: Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """A column group's files, in the order of the shards that they lie beside (none: null)."""
-
-    projection: Projection
-    files: pa.Table
-    absent: dict[int, Rows]
+    @property
+    def samples(self) -> Rows:
+        """Stored rows of each shard, hidden ones included: int64[shards]."""
+        return self.manifest.samples
 
 
 def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: ShardCache) -> Opened:
-    """Open a snapshot; reads its manifest and what columns there are, but no sample.
+    """Open a snapshot; reads how many rows its shards have and what columns, but no sample.
+
+    With a filter, the columns that it names are read.
 
     Raises:
-        JobError: there is no such stream or column; names the nearest one.
+        JobError: there is no such stream or column, or the filter is none; names the nearest one.
         StoreError: the snapshot has no shard, or one is missing or damaged.
     """
-    shards = store.segments(snapshot, SHARD_FACTS).combine_chunks()
-    samples, hidden = shards.column("samples").to_numpy(), store.hidden(snapshot)
-    own, chosen = _choose(snapshot, store.layout(snapshot), wanted)
-    sides = [
-        _side(store, find_group(snapshot, name), some, shards) for name, some in chosen.items()
+    manifest = open_manifest(store.storage, snapshot.segments)
+    layout, hidden = _layout(store, snapshot, manifest), store.hidden(snapshot)
+    own, chosen = _choose(snapshot, layout, wanted)
+    sides = Sides(store, snapshot, manifest.samples)
+    chooser = open_filter(wanted.where, layout, manifest, sides)
+    if wanted.since is None:
+        shown = all_shown(store, snapshot, hidden, manifest.samples)
+    else:
+        shown = new_shown(store, snapshot, wanted.since, manifest.samples)
+    covered = shown.covered_by([sides.open(name) for name in chosen])
+    parts: list[tuple[Manifest, Projection]] = [
+        (side.manifest, Projection.of(side.layout, some.streams, some.columns))
+        for side, some in ((sides.open(name), some) for name, some in chosen.items())
     ]
-    held, gone = samples, _hidden_rows(hidden, shards)
-    if wanted.since is not None:
-        held, gone = _new_rows(store, snapshot, wanted.since, shards)
-    plan = _plan(held, gone, sides)
-    parts = [(side.files, side.projection) for side in sides]
-    if not sides or own.streams or own.columns:
-        parts.insert(0, (shards, own))
-    readers = [
-        _open_shards(ShardFiles(store.storage, _manifest(files), cache), projection)
-        for files, projection in parts
-    ]
+    if not chosen or own.streams or own.columns:
+        parts.insert(0, (manifest, own))
+    readers = [_reader(ShardFiles(store.storage, files, cache), some) for files, some in parts]
     streams, columns = _in_order([projection for _, projection in parts], wanted)
     return Opened(
+        snapshot=snapshot,
         identity=_identity(snapshot, hidden, wanted.since),
+        where=str(chooser.where) if chooser else "",
         groups=tuple(chosen),
-        uncovered=int(held.sum()) - sum(map(len, gone.values())) - plan.rows,
-        plan=plan,
-        shards=JoinedShards(readers, streams, columns) if sides else readers[0],
+        uncovered=shown.rows - covered.rows,
+        plan=covered.plan() if chooser is None else chooser.plan(store.storage, covered),
+        shards=JoinedShards(readers, streams, columns) if chosen else readers[0],
         streams=streams,
         columns=columns,
+        manifest=manifest,
     )
+
+
+def _layout(store: Store, snapshot: Snapshot, manifest: Manifest) -> ShardLayout:
+    if not manifest.samples.any():
+        raise StoreError(f"snapshot {snapshot.number} has no samples", uri=store.uri)
+    return stored_layout(store.storage, manifest.path(int(np.argmax(manifest.samples > 0))))
 
 
 class JoinedShards:
@@ -186,41 +198,6 @@ def _choose(
     return own, chosen
 
 
-def _side(store: Store, group: ColumnGroup, wanted: Wanted, shards: pa.Table) -> _Side:
-    table = group_table(store.storage, group).combine_chunks()
-    if not table.num_rows:
-        raise StoreError(f"the column group {group.name!r} has no values left", uri=store.uri)
-    layout = stored_layout(store.storage, str(table.column("path")[0]))
-    found = pc.index_in(shards.column("path"), value_set=table.column("shard").combine_chunks())
-    beside = table.take(found.combine_chunks())
-    files = {name: beside.column(name) for name in ("path", "sha256", "bytes", "batch_rows")}
-    files |= {name: shards.column(name) for name in ("samples", "format")}
-    bits = beside.column("absent")
-    partly = np.flatnonzero(pc.fill_null(pc.not_equal(bits, b""), fill_value=False).to_numpy())
-    absent = {
-        int(i): absent_rows(bits[int(i)].as_py(), int(beside.column("samples")[int(i)].as_py()))
-        for i in partly
-    }
-    projection = Projection.of(layout, wanted.streams, wanted.columns)
-    return _Side(projection, pa.table(files), absent)
-
-
-def _plan(samples: Rows, hidden: dict[int, Rows], sides: Sequence[_Side]) -> Plan:
-    """Return where the rows lie that are not hidden and have values in every group."""
-    if not sides:
-        return Plan.of(samples, hidden)
-    covered = np.ones(len(samples), bool)
-    gone = dict(hidden)
-    for side in sides:
-        covered &= side.files.column("path").is_valid().to_numpy()
-        for shard, rows in side.absent.items():
-            gone[shard] = np.union1d(gone[shard], rows) if shard in gone else rows
-    return Plan.of(
-        np.where(covered, samples, 0),
-        {shard: rows for shard, rows in gone.items() if covered[shard]},
-    )
-
-
 def _in_order(
     projections: Sequence[Projection], wanted: Wanted
 ) -> tuple[tuple[Stream, ...], tuple[str, ...]]:
@@ -230,12 +207,7 @@ def _in_order(
     return tuple(found[name] for name in names), wanted.columns
 
 
-def _manifest(files: pa.Table) -> TableManifest:
-    kind = str(files.column("format")[0]) if files.num_rows else "arrow"
-    return TableManifest(files, files.column("samples").to_numpy(), kind)
-
-
-def _open_shards(files: ShardFiles, projection: Projection) -> MappedShards | GroupedShards:
+def _reader(files: ShardFiles, projection: Projection) -> MappedShards | GroupedShards:
     """Return the fast reader if the shards are Arrow files, else the one for any format."""
     if files.manifest.format == "arrow":
         return MappedShards(files, files.manifest.samples, projection)
@@ -247,35 +219,6 @@ def _identity(snapshot: Snapshot, hidden: Hidden, since: Snapshot | None) -> str
     if not hidden.later and since is None:
         return snapshot.content_id
     return digest([snapshot.content_id, hidden.later, since.content_id if since else ""])
-
-
-def _new_rows(
-    store: Store, snapshot: Snapshot, since: Snapshot, shards: pa.Table
-) -> tuple[Rows, dict[int, Rows]]:
-    """Return how many rows of each shard come into question, and which of those do not.
-
-    Only shards with new samples come into question, and in them the other rows do not.
-    """
-    found = diff(Version(store, since), Version(store, snapshot)).new_samples()
-    places = pc.index_in(found["path"], value_set=shards["path"].combine_chunks()).to_numpy()
-    rows = found["row"].to_numpy()
-    samples = np.zeros(len(shards), np.int64)
-    touched = np.unique(places)
-    samples[touched] = shards["samples"].to_numpy()[touched]
-    old = {
-        place: np.setdiff1d(np.arange(int(samples[place])), rows[places == place])
-        for place in touched.tolist()
-    }
-    return samples, old
-
-
-def _hidden_rows(hidden: Hidden, segments: pa.Table) -> dict[int, Rows]:
-    """Return the hidden rows of each shard that has some, by its place among ``segments``."""
-    if not hidden.by_path:
-        return {}
-    found = pc.index_in(segments.column("path"), value_set=pa.array(hidden.paths, pa.string()))
-    places = np.flatnonzero(found.is_valid().to_numpy())
-    return {int(i): hidden.rows(str(segments.column("path")[i])) for i in places}
 
 
 def _streams_of(layout: ShardLayout) -> list[str]:

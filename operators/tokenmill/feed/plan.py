@@ -1,10 +1,13 @@
-"""Where a snapshot's rows lie: a logical row number to a shard and a row in it.
+"""Where a snapshot's rows lie: a logical row number to a shard and a row in it, and back.
 
 A logical row counts the samples that the snapshot shows, in manifest order. The feed's order is
-made of logical rows only, so what a snapshot hides never has to be skipped after it was drawn.
+made of logical rows only, so what a snapshot hides, or a filter leaves out, never has to be skipped
+after it was drawn.
 
-Shards are cut into runs: stretches of rows without a hidden one between them. A shard of which all
-is shown is one run.
+There are two ways to keep that. Where most rows are shown, shards are cut into runs: stretches of
+rows without a hidden one between them; a shard of which all is shown is one run. Where runs would
+be short, as under a filter that takes every other row, it is one bit per stored row
+(`tokenmill.feed.bits`).
 """
 
 from __future__ import annotations
@@ -15,30 +18,63 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokenmill.feed.bits import Bits, Selection
+from tokenmill.feed.stretches import Stretches
 from tokenmill_schemas.errors import StoreError
 
 Rows = npt.NDArray[np.int64]
 
-
-#: Guesses that are corrected one shard at a time, before shards of very mixed sizes are searched.
-CORRECTIONS = 3
+#: Rows that a run must have on average. A run takes 28 bytes, a row a bit and a quarter.
+RUN_ROWS = 256
+#: Of a run's key, the bits that its first row takes; no shard has so many rows.
+_ROW_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Cumulative rows of the runs: ``starts`` has one entry a run and a last one.
+class Runs:
+    """Shown rows as runs; ``stretches`` has the length of each, in order.
 
-    ``guesses`` has the run of every ``2**shift``-th row, about one entry a run: where runs are of
-    similar size it finds a row's run with a fraction of a binary search's cache misses.
     ``shards`` and ``offsets`` have the shard of each run and its first row there; None where every
     shard is one run, for then a run's number is its shard's.
     """
 
-    starts: Rows
-    guesses: Rows
-    shift: int
-    shards: Rows | None = None
+    stretches: Stretches
+    shards: npt.NDArray[np.int32] | None = None
     offsets: Rows | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of shown rows."""
+        return self.stretches.rows
+
+    def locate(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Return the shard of each logical row, and the physical row in that shard."""
+        runs = self.stretches.find(rows)
+        ranks = rows - self.stretches.starts[runs]
+        if self.shards is None or self.offsets is None:
+            return runs, ranks
+        return self.shards[runs].astype(np.int64), ranks + self.offsets[runs]
+
+    def logical(self, shards: Rows, rows: Rows) -> Rows:
+        """Return the logical row of each physical one, -1 where it is not shown."""
+        starts = self.stretches.starts
+        if self.shards is None or self.offsets is None:
+            runs, ranks = shards, rows
+        else:
+            keys = (self.shards.astype(np.int64) << _ROW_BITS) + self.offsets
+            # A row before the first run is taken for one of the last, of which it is none.
+            runs = np.searchsorted(keys, (shards << _ROW_BITS) + rows, side="right") - 1
+            ranks = np.where(self.shards[runs] == shards, rows - self.offsets[runs], -1)
+        shown = (ranks >= 0) & (ranks < starts[runs + 1] - starts[runs])
+        return np.where(shown, starts[runs] + ranks, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which rows of which shards are shown, in order; ``samples`` are the rows of each shard."""
+
+    samples: Rows
+    index: Runs | Selection
 
     @classmethod
     def of(cls, samples: npt.ArrayLike, hidden: Mapping[int, Rows] | None = None) -> Plan:
@@ -46,17 +82,29 @@ class Plan:
 
         Args:
             samples: Rows of each shard.
-            hidden: The rows of a shard, ascending, that are not shown; by the shard's place.
+            hidden: The rows of a shard, ascending and distinct, that are not shown; by the shard's
+                place.
         """
+        stored = np.asarray(samples, np.int64)
         if not hidden:
-            return cls(*_index(np.asarray(samples, np.int64)))
-        lengths, shards, offsets = _runs(np.asarray(samples, np.int64), hidden)
-        return cls(*_index(lengths), shards, offsets)
+            return cls(stored, Runs(Stretches.of(stored)))
+        lengths, shards, offsets = _runs(stored, hidden)
+        if len(lengths) > stored.sum() // RUN_ROWS + len(stored):
+            return cls(stored, Selection.of(Bits.shown(stored, hidden)))
+        return cls(stored, Runs(Stretches.of(lengths), shards.astype(np.int32), offsets))
+
+    @classmethod
+    def of_bits(cls, samples: Rows, bits: Bits) -> Plan:
+        """Return the plan of shards of which ``bits`` says what is shown."""
+        if bits.count_runs() > samples.sum() // RUN_ROWS + len(samples):
+            return cls(samples, Selection.of(bits))
+        shards, offsets, lengths = bits.runs()
+        return cls(samples, Runs(Stretches.of(lengths), shards.astype(np.int32), offsets))
 
     @property
     def rows(self) -> int:
-        """Live samples of the snapshot."""
-        return int(self.starts[-1])
+        """Samples that are shown."""
+        return self.index.rows
 
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return the shard of each logical row, and the physical row in that shard.
@@ -64,32 +112,25 @@ class Plan:
         Raises:
             StoreError: a row is outside ``[0, rows)``.
         """
-        if rows.size and not 0 <= rows.min() <= rows.max() < self.rows:
+        if not rows.size:
+            return rows, rows
+        if not 0 <= rows.min() <= rows.max() < self.rows:
             raise StoreError(f"rows must be in [0, {self.rows}), got {rows.min()} to {rows.max()}")
-        runs = self._runs(rows)
-        ranks = rows - self.starts[runs]
-        if self.shards is None or self.offsets is None:
-            return runs, ranks
-        return self.shards[runs], ranks + self.offsets[runs]
+        return self.index.locate(rows)
 
-    def _runs(self, rows: Rows) -> Rows:
-        runs: Rows = self.guesses[rows >> self.shift]
-        ends = self.starts[1:]
-        for _ in range(CORRECTIONS):
-            before = ends[runs] <= rows
-            if not before.any():
-                return runs
-            runs += before
-        found: Rows = np.searchsorted(self.starts, rows, side="right") - 1
+    def logical(self, shards: Rows, rows: Rows) -> Rows:
+        """Return the logical row of row ``rows[i]`` of shard ``shards[i]``, -1 if it is not shown.
+
+        Raises:
+            StoreError: there is no such shard.
+        """
+        if rows.size and not (0 <= shards.min() <= shards.max() < len(self.samples)):
+            raise StoreError(f"shards must be in [0, {len(self.samples)})")
+        found = np.full(rows.shape, -1, np.int64)
+        there = (rows >= 0) & (rows < self.samples[shards]) if self.rows else np.zeros(1, bool)
+        if there.any():
+            found[there] = self.index.logical(shards[there], rows[there])
         return found
-
-
-def _index(lengths: Rows) -> tuple[Rows, Rows, int]:
-    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    rows = int(starts[-1])
-    shift = max(0, (rows // max(1, len(starts) - 1)).bit_length() - 1)
-    marks = np.arange(0, rows, 1 << shift)
-    return starts, np.searchsorted(starts, marks, side="right") - 1, shift
 
 
 def _runs(samples: Rows, hidden: Mapping[int, Rows]) -> tuple[Rows, Rows, Rows]:

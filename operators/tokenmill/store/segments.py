@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,6 +53,26 @@ def read_segments(
         CorruptShardError: a manifest segment is missing or changed.
     """
     return read_tables(storage, refs, SEGMENT_SCHEMA, columns)
+
+
+def shard_places(
+    storage: Storage, refs: Iterable[FileRef], wanted: Iterable[str] | pa.Array
+) -> npt.NDArray[np.int64]:
+    """Return the place of each shard of ``wanted`` (distinct paths) in the manifest, or -1.
+
+    Raises:
+        CorruptShardError: a manifest segment is missing or changed.
+    """
+    names = wanted if isinstance(wanted, pa.Array) else pa.array(wanted, pa.string())
+    places = np.full(len(names), -1, np.int64)
+    start = 0
+    for ref in refs:
+        column = read_table(storage, ref, ["path"]).column("path").combine_chunks()
+        found = pc.index_in(column, value_set=names)
+        there = np.flatnonzero(found.is_valid().to_numpy(zero_copy_only=False))
+        places[found.drop_null().to_numpy()] = there + start
+        start += len(column)
+    return places
 
 
 def held_units(
