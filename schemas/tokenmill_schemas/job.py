@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from tokenmill_schemas.cron import check_cron, check_timezone
 from tokenmill_schemas.errors import JobError
-from tokenmill_schemas.secrets import ALIASES, check_options, check_urls
+from tokenmill_schemas.secrets import check_options, check_storage, check_urls
 from tokenmill_schemas.strict import build
 
 
@@ -212,18 +212,7 @@ class Job:
             if isinstance(table, Mapping):
                 check_options(table, path=f"{name}.options")
         check_urls(self.store.uri, path="store.uri")
-        _check_storage(self.storage)
-
-
-def _check_storage(storage: Mapping[str, Any]) -> None:
-    for scheme, options in storage.items():
-        path = f"storage.{scheme}"
-        if not isinstance(options, Mapping):
-            raise JobError("must be a table of fsspec options", path=path)
-        if scheme in ALIASES:
-            raise JobError(f"call it storage.{ALIASES[scheme]}", path=path)
-        check_options(options, path=path, scheme=scheme)
-        check_urls(options, path=path)
+        check_storage(self.storage)
 
 
 OPERATORS = ("source", "view", "tokenizer", "decoder")
@@ -256,6 +245,20 @@ def read_job(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Job:
     Raises:
         JobError: the file cannot be read, is not TOML, or is not a valid job.
     """
+    values = read_table(path, overrides=overrides, paths=PATH_KEYS)
+    return parse_job(values, base=str(Path(path).resolve().parent))
+
+
+def read_table(
+    path: str | Path, *, overrides: tuple[str, ...], paths: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the table of a job file of any form, changed by ``overrides`` and with a name.
+
+    ``paths`` are the dotted keys that hold paths.
+
+    Raises:
+        JobError: the file cannot be read or is not TOML, or an override is none.
+    """
     file = Path(path)
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -264,12 +267,12 @@ def read_job(path: str | Path, *, overrides: tuple[str, ...] = ()) -> Job:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{file} is not valid TOML: {error}") from error
     for override in overrides:
-        _override(values, override)
+        _override(values, override, paths)
     values.setdefault("name", file.stem)
-    return parse_job(values, base=str(file.resolve().parent))
+    return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, Any], override: str, paths: tuple[str, ...]) -> None:
     dotted, equals, text = override.partition("=")
     if not equals:
         raise JobError(f"--set wants a.b=value, got {override!r}")
@@ -282,7 +285,7 @@ def _override(values: dict[str, Any], override: str) -> None:
             raise JobError(f"{parent!r} in {dotted!r} is not a table", path=dotted)
     value = _toml_value(text)
     # Who types a path means it from where they stand, not from where the job file lies.
-    table[last] = resolve(value, str(Path.cwd())) if dotted in PATH_KEYS else value
+    table[last] = resolve(value, str(Path.cwd())) if dotted in paths else value
 
 
 def _toml_value(text: str) -> Any:

@@ -92,3 +92,19 @@ def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _texts(entry, path)
+
+
+def check_storage(storage: Mapping[str, Any]) -> None:
+    """Check a job's ``[storage.scheme]`` tables of fsspec options.
+
+    Raises:
+        JobError: one is no table, holds a secret, or is better called by another name.
+    """
+    for scheme, options in storage.items():
+        path = f"storage.{scheme}"
+        if not isinstance(options, Mapping):
+            raise JobError("must be a table of fsspec options", path=path)
+        if scheme in ALIASES:
+            raise JobError(f"call it storage.{ALIASES[scheme]}", path=path)
+        check_options(options, path=path, scheme=scheme)
+        check_urls(options, path=path)

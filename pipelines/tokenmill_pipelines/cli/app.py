@@ -12,6 +12,7 @@ from tokenmill_pipelines.cli import columns, export, output, takedown, versions
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
+from tokenmill_pipelines.cli.train import train
 
 if TYPE_CHECKING:
     from tokenmill_pipelines.run import RunResult
@@ -188,6 +189,9 @@ def feed(
             world_size=world_size,
         )
         show(stores.read_batches(opened, batches, _words(columns)), "batches", as_json=as_json)
+
+
+app.command()(train)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -287,3 +287,20 @@ def samples(value: list[dict[str, Any]]) -> None:
         for entry in value
     ]
     table("", ("name", "assets", "download", "what it is"), rows)
+
+
+def trained(value: dict[str, Any]) -> None:
+    """Show what a training came to."""
+    resumed = f", resumed at {value['resumed_from']:,}" if value["resumed_from"] else ""
+    facts(
+        [
+            ("steps", f"{value['steps']:,}{resumed}"),
+            ("samples", f"{text.count(value['samples'])}, {value['epochs']:.3g} epochs"),
+            ("tokens", text.count(value["tokens"])),
+            ("parameters", text.count(value["parameters"])),
+            ("loss", f"{value['loss']:.3f}, from {value['first_loss']:.3f}"),
+            ("time", f"{text.duration(value['wall_s'])}, {text.duration(value['cpu_s'])} of cores"),
+            ("checkpoint", value["checkpoint"]),
+            ("report", value["report"]),
+        ]
+    )

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from tokenmill_pipelines.flows.deployments import Served
     from tokenmill_pipelines.run import Run
     from tokenmill_pipelines.serving import ServedJob
+    from tokenmill_pipelines.train.run import TrainRun
 
-__all__ = ["api", "configured", "run_flow", "serve_jobs"]
+__all__ = ["api", "configured", "run_flow", "run_train_flow", "serve_jobs"]
 
 
 def run_flow(run: Run) -> None:
@@ -29,6 +30,18 @@ def run_flow(run: Run) -> None:
         from tokenmill_pipelines.flows.tokenize import tokenize
 
         tokenize(run)
+
+
+def run_train_flow(run: TrainRun) -> None:
+    """Run all stages of a training as a Prefect flow run.
+
+    Raises:
+        PrefectServerError: no API is configured and no temporary server came up.
+    """
+    with api():
+        from tokenmill_pipelines.flows.train import run_as_flow
+
+        run_as_flow(run)
 
 
 def serve_jobs(

@@ -6,25 +6,17 @@ database, and the pool already knows which units are left.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
-from uuid import UUID
 
-import httpx
 from prefect import flow, task
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tokenmill_infra.observe import Observer, PlainObserver
+from tokenmill_pipelines.flows.artifacts import ArtifactObserver
 from tokenmill_pipelines.flows.events import announce
 from tokenmill_pipelines.flows.slots import store_slot
 from tokenmill_pipelines.report import markdown_summary
@@ -33,51 +25,6 @@ from tokenmill_pipelines.run import Run, open_run
 from tokenmill_pipelines.serving import slot_name, store_address
 from tokenmill_pipelines.stages import STAGES, run_stage
 from tokenmill_schemas.job import Job, job_table, parse_job
-
-#: Seconds between two updates of the progress artifact.
-EVERY_S = 5.0
-
-
-class ArtifactObserver:
-    """Passes everything on, and keeps a progress artifact of the encode stage."""
-
-    def __init__(self, inner: Observer) -> None:
-        self._inner = inner
-        self._artifact: UUID | None = None
-        self._said_at = float("-inf")
-
-    def stage(self, name: str, /) -> AbstractContextManager[None]:
-        """Pass on."""
-        return self._inner.stage(name)
-
-    def event(self, name: str, /, **facts: Any) -> None:
-        """Pass on."""
-        self._inner.event(name, **facts)
-
-    def warn(self, message: str, /, **facts: Any) -> None:
-        """Pass on."""
-        self._inner.warn(message, **facts)
-
-    def progress(
-        self, done_assets: int, total_assets: int, *, samples: int = 0, **facts: Mapping[str, Any]
-    ) -> None:
-        """Pass on, and update the artifact now and then."""
-        self._inner.progress(done_assets, total_assets, samples=samples, **facts)
-        now = time.monotonic()
-        finished = done_assets == total_assets
-        if not finished and now - self._said_at < EVERY_S:
-            return
-        self._said_at = now
-        # An observer never fails a run: hours of work outlast a server that is away.
-        with contextlib.suppress(httpx.HTTPError):
-            self._update(100.0 * done_assets / total_assets if total_assets else 0.0)
-
-    def _update(self, share: float) -> None:
-        if self._artifact is None:
-            made = create_progress_artifact(share, key="tokenize", description="assets done")
-            self._artifact = made if isinstance(made, UUID) else None
-        else:
-            update_progress_artifact(self._artifact, share)
 
 
 def _stage_task(name: str, stage: Callable[[Run], None]) -> Callable[[], None]:
@@ -119,7 +66,7 @@ def run_tasks(job: Job, observer: Observer) -> None:
 
 
 def _run_tasks(run: Run) -> None:
-    run.observer = ArtifactObserver(run.observer)
+    run.observer = ArtifactObserver(run.observer, key="tokenize", description="assets done")
     for name, stage in STAGES:
         _stage_task(name, stage)()
         if name == "commit":

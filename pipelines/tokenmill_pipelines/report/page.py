@@ -22,11 +22,12 @@ def write_report(record: RunRecord) -> bytes:
 
     Everything that comes from outside (keys, errors, job values) is escaped by the template.
     """
-    page = _environment().get_template("report.html.j2").render(_values(record))
+    page = templates().get_template("report.html.j2").render(_values(record))
     return page.encode()
 
 
-def _environment() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Return what renders the pages: all that is inserted is escaped, and all must be given."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("tokenmill_pipelines.report"),
         autoescape=True,

@@ -18,6 +18,7 @@ SURFACE = {
     "": {"--version"},
     "run": {"JOB", "--set", "--prefect"} | COMMON,
     "plan": {"JOB", "--set"} | COMMON,
+    "train": {"JOB", "--set", "--resume", "--prefect"} | COMMON,
     "serve": {"JOBS_DIR"} | COMMON,
     "retry": {"STORE", "--reason"} | COMMON,
     "show": {"STORE[@REF]", "--ref"} | COMMON,
