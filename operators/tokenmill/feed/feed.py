@@ -7,25 +7,22 @@ cost.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.files import ShardCache, default_cache
-from tokenmill.feed.lanes import Rows
-from tokenmill.feed.opening import row_bytes
+from tokenmill.feed.follow import Follow
 from tokenmill.feed.order import Shuffle
-from tokenmill.feed.parts import Mixture, OpenedPart, Part, Reading, Ref, open_parts
-from tokenmill.feed.prefetch import prefetch
-from tokenmill.feed.reading import Form, Reader, Steps, Transform
-from tokenmill.feed.schedule import Place, Span, StepSamples
-from tokenmill.feed.settings import Settings, check_settings, schedule_of
-from tokenmill.feed.state import FeedState, check_state, setting_digest, state_from_json
+from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref
+from tokenmill.feed.reading import Form, Reader, Transform
+from tokenmill.feed.schedule import Place, StepSamples
+from tokenmill.feed.settings import Settings, check_settings
+from tokenmill.feed.source import follow_source, mixture_of, open_source
+from tokenmill.feed.state import check_state, state_from_json
+from tokenmill.feed.stepping import Stepper
 from tokenmill.store import Store
-from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
@@ -34,13 +31,6 @@ if TYPE_CHECKING:
     from tokenmill.feed.keys import By
     from tokenmill.feed.packing import Packing
     from tokenmill.feed.tensors import TorchFeed
-
-#: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
-#: enough to stay in the processor's cache until the batches are used.
-CHUNK_BYTES = 2 * 2**20
-CHUNK_STEPS = 256
-#: Chunks whose rows are ordered and located at once: arithmetic on short arrays is mostly calls.
-LOCATED_CHUNKS = 4
 
 
 class Feed:
@@ -90,6 +80,7 @@ class Feed:
         shuffle: Shuffle = "block",
         epochs: int | None = None,
         drop_last: bool = True,
+        follow: Follow | None = None,
         threads: int = 2,
         fingerprint: str = "",
         cache: ShardCache | None = None,
@@ -118,6 +109,8 @@ class Feed:
             shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
             epochs: When to stop; None never.
             drop_last: What to do with the samples that fill no batch.
+            follow: Train while the store is written (`tokenmill.feed.follow`): ``ref`` is the
+                version to begin with, None the first one.
             threads: Threads that read ahead; 0 reads in the caller's.
             fingerprint: If given, the only fingerprint that is accepted.
             cache: Where shards of a store on an object store are kept.
@@ -129,25 +122,32 @@ class Feed:
         """
         reading = Reading(None if streams is None else tuple(streams), tuple(columns), fingerprint)
         self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets)
-        self._place, self._epochs, self._threads = Place(rank, world_size), epochs, threads
-        check_settings(self._settings, self._place, threads, epochs)
-        mixture = _mixture(source, ref, since, where)
+        self._place, self._epochs = Place(rank, world_size), epochs
+        check_settings(self._settings, self._place, threads=threads, epochs=epochs)
+        if follow is not None and epochs is not None:
+            raise JobError("is not for a store that is still written", path="feed.epochs")
+        mixture = mixture_of(source, ref=ref, since=since, where=where)
         cache = cache or ShardCache(default_cache())
-        self._parts, self._streams = open_parts(mixture, reading, cache)
-        self._mixture = replace(mixture, parts=tuple(part.part for part in self._parts))
+        self._source = (
+            open_source(mixture, reading, self._settings, cache=cache)
+            if follow is None
+            else follow_source(mixture, follow, reading, self._settings, cache=cache)
+        )
+        form = Form(packing, buckets, tuple(transforms), seed)
+        parts, all_streams = self._source.parts, self._source.streams
+        self._reader = Reader(parts, all_streams, form, self._place, batch_size)
+        self._stepper = Stepper(self._source, self._reader, threads=threads)
+        self._step = self._iterators = 0
         self._again: dict[str, Any] = {
             "streams": streams,
             "columns": columns,
             "transforms": tuple(transforms),
+            "epochs": epochs,
+            "follow": follow,
+            "threads": threads,
             "fingerprint": fingerprint,
             "cache": cache,
         }
-        self._schedule = schedule_of(self._parts, mixture, self._settings)
-        form = Form(packing, buckets, tuple(transforms), seed)
-        self._reader = Reader(self._parts, self._streams, form, self._place, batch_size)
-        self._length, self._chunk_steps = self._schedule.epoch_steps(), self._fitting_steps()
-        self._step = self._iterators = 0
-        self._pid = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings and a step: a copy opens the same snapshots anew."""
@@ -162,20 +162,18 @@ class Feed:
             "buckets": settings.buckets,
             "rank": self._place.rank,
             "world_size": self._place.world_size,
-            "epochs": self._epochs,
-            "threads": self._threads,
         }
-        return _copy, (self._mixture, options, self.state_dict())
+        return _copy, (self._source.mixture, options, self.state_dict())
 
     @property
-    def parts(self) -> tuple[OpenedPart, ...]:
-        """The stores that are read, opened: one, or those of the mixture."""
-        return self._parts
+    def parts(self) -> Sequence[OpenedPart]:
+        """What is read, opened: one store, those of the mixture, or the chapters so far."""
+        return self._source.parts
 
     @property
     def snapshot(self) -> Snapshot:
-        """The version that is read; of a mixture, that of its first store."""
-        return self._parts[0].snapshot
+        """The version that is read; of several, the first."""
+        return self._source.parts[0].snapshot
 
     @property
     def settings(self) -> Settings:
@@ -190,17 +188,17 @@ class Feed:
     @property
     def rows(self) -> int:
         """Samples that the snapshots show; without a mixture, those of an epoch."""
-        return sum(part.opened.plan.rows for part in self._parts)
+        return sum(part.opened.plan.rows for part in self._source.parts)
 
     @property
     def uncovered(self) -> int:
         """Samples that are not shown because a column group that is read has no values of them."""
-        return sum(part.opened.uncovered for part in self._parts)
+        return sum(part.opened.uncovered for part in self._source.parts)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams that are read, those of column groups among them, as batches have them."""
-        return self._streams
+        return self._source.streams
 
     @property
     def step(self) -> int:
@@ -210,16 +208,18 @@ class Feed:
     @property
     def epoch(self) -> int:
         """Epoch of the next step, from 0."""
-        return self._step // self._length
+        return self._source.schedule.locate(self._step)[0]
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of all `epochs`; None without end."""
-        return None if self._epochs is None else self._schedule.epoch_steps(self._epochs)
+        """Steps of all `epochs`; None without end, or where the end is not known yet."""
+        if self._again["follow"] is not None:
+            return self._source.schedule.total_steps()
+        return None if self._epochs is None else self._source.schedule.epoch_steps(self._epochs)
 
     def __len__(self) -> int:
-        """Return the number of steps of one epoch."""
-        return self._length
+        """Return the number of steps of one epoch; of a followed store, of what is committed."""
+        return self._source.schedule.epoch_steps()
 
     def __iter__(self) -> Iterator[Batch]:
         return self._go_on()
@@ -231,8 +231,9 @@ class Feed:
         between to the others.
         """
         first = self._step if start is None else start
-        for _, batch in self._batches(first, stride):
-            yield batch
+        with closing(self._stepper.batches(first, stride, self.total_steps)) as batches:
+            for _, batch in batches:
+                yield batch
 
     def as_torch(
         self, *, pin_memory: bool = False, ids: Literal["int64", "stored"] = "int64"
@@ -254,7 +255,7 @@ class Feed:
         Rows are numbers of the samples that are shown, in manifest order; rank r of n has the r-th
         of n equal parts of the batch.
         """
-        return self._schedule.samples_of(step)
+        return self._source.schedule.samples_of(step)
 
     def steps_of(self, key: str, *, by: By = "sample_id", epochs: range = range(1)) -> list[int]:
         """Return the steps that show a sample, or any of an asset's (``by="asset_key"``).
@@ -270,9 +271,9 @@ class Feed:
         from tokenmill.feed.keys import rows_of_keys
 
         found: set[int] = set()
-        for i, part in enumerate(self._parts):
+        for i, part in enumerate(self._source.parts):
             for row in rows_of_keys(part.store, part.opened, [key], by).tolist():
-                found.update(self._schedule.steps_of(i, row, epochs))
+                found.update(self._source.schedule.steps_of(i, row, epochs))
         return sorted(found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -281,7 +282,7 @@ class Feed:
 
     def state_at(self, step: int) -> dict[str, Any]:
         """Return the state before a step: for trainers and loaders that count steps themselves."""
-        return self._state(step).to_json()
+        return self._source.state(step).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where ``state`` was taken; iterators made before end with an error.
@@ -291,98 +292,26 @@ class Feed:
             JobError: it is no feed state, or was made with other settings.
         """
         wanted = state_from_json(state)
-        check_state(wanted, self._state(self._step), uri=self._parts[0].store.uri)
-        self.seek(wanted.epoch * self._length + wanted.position // wanted.batch_size)
+        check_state(wanted, self._source.state(self._step), uri=self._source.parts[0].store.uri)
+        self.seek(self._source.schedule.step_at(wanted.epoch, wanted.position))
 
     def seek(self, step: int) -> None:
         """Go to before a step; iterators made before end with an error."""
         self._step = step
         self._iterators += 1
 
-    def _state(self, step: int) -> FeedState:
-        opened, settings = [part.opened for part in self._parts], self._settings
-        names = [part.identity for part in opened]
-        mix = [[p.weight, sorted(p.offsets.items())] for p in self._mixture.parts]
-        single = self._schedule.blend is None
-        return FeedState(
-            snapshot=(names[0] if single else digest(names))[:32],
-            number=self.snapshot.number,
-            seed=settings.seed,
-            shuffle=settings.shuffle,
-            batch_size=settings.batch_size,
-            drop_last=settings.drop_last,
-            epoch=step // self._length,
-            position=step % self._length * settings.batch_size,
-            groups=opened[0].groups,
-            mix=setting_digest([] if single else [mix, list(self._mixture.stages)]),
-            where=setting_digest([part.where for part in opened if part.where]),
-            packing=setting_digest(settings.packing and settings.packing.to_json()),
-            buckets=settings.buckets,
-        )
-
     def _go_on(self) -> Generator[Batch]:
         self._iterators += 1
         mine = self._iterators
-        with closing(self._batches(self._step, 1)) as batches:
+        with closing(self._stepper.batches(self._step, 1, self.total_steps)) as batches:
             for step, batch in batches:
                 if mine != self._iterators:
                     raise JobError("the feed was restored or iterated anew: take that iterator")
                 self._step = step + 1
                 yield batch
 
-    def _batches(self, first: int, stride: int) -> Generator[tuple[int, Batch]]:
-        self._notice_fork()
-        chunks = prefetch(
-            self._read,
-            self._spans(first, stride),
-            threads=self._threads,
-            after_fork=self._notice_fork,
-        )
-        with closing(chunks):
-            for span, batches in chunks:
-                for i in range(span.steps):
-                    yield span.step(i), batches[i]
-
-    def _read(self, span: Span) -> tuple[Span, list[Batch] | Steps]:
-        return span, self._reader.read(span)
-
-    def _spans(self, first: int, stride: int) -> Iterator[Span]:
-        """Yield what each chunk holds; small chunks first, to start quickly."""
-        end = self.total_steps
-        step, count = first, 1
-        while end is None or step < end:
-            stop = step + stride * LOCATED_CHUNKS * count
-            steps = range(step, stop if end is None else min(stop, end), stride)
-            yield from self._schedule.span(steps, self._place).split(count)
-            step, count = stop, min(2 * count, self._chunk_steps)
-
-    def _fitting_steps(self) -> int:
-        """Return how many steps are gathered at once."""
-        share = self._settings.batch_size // self._place.world_size
-        row = max(row_bytes(part.opened) for part in self._parts)
-        packing = self._settings.packing
-        row = row if packing is None else max(row, 8 * packing.length)
-        return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row * share)))
-
-    def _notice_fork(self) -> None:
-        if os.getpid() != self._pid:
-            self._pid = os.getpid()
-            self._reader.reset()
-
-
-def _mixture(source: Store | str | Mixture, ref: Ref, since: Ref, where: str) -> Mixture:
-    if not isinstance(source, Mixture):
-        return Mixture((Part(source, ref=ref, since=since, where=where),))
-    for name, value in (("ref", ref), ("since", since), ("where", where)):
-        if value:
-            raise JobError("of a mixture is given to its parts", path=f"feed.{name}")
-    return source
-
 
 def _copy(mixture: Mixture, options: dict[str, Any], state: dict[str, Any]) -> Feed:
     feed = Feed(mixture, **options)
     feed.load_state_dict(state)
     return feed
-
-
-__all__ = ["Feed", "Rows"]

@@ -109,11 +109,12 @@ def open_parts(
     """
     if not mixture.parts:
         raise JobError("has no parts", path="mixture")
-    parts = tuple(_open(part, reading, cache) for part in mixture.parts)
-    return parts, _merged(parts)
+    parts = tuple(open_part(part, reading, cache) for part in mixture.parts)
+    return parts, merged_streams(parts)
 
 
-def _open(part: Part, reading: Reading, cache: ShardCache) -> OpenedPart:
+def open_part(part: Part, reading: Reading, cache: ShardCache) -> OpenedPart:
+    """Open one part, and pin the version that it names."""
     store = Store.open(part.store) if isinstance(part.store, str) else part.store
     snapshot = _snapshot(store, part.ref)
     if reading.fingerprint and snapshot.fingerprint != reading.fingerprint:
@@ -134,7 +135,7 @@ def _snapshot(store: Store, ref: Ref) -> Snapshot:
     return found
 
 
-def _merged(parts: Sequence[OpenedPart]) -> tuple[Stream, ...]:
+def merged_streams(parts: Sequence[OpenedPart]) -> tuple[Stream, ...]:
     """Return the streams of all parts: their ids moved, their vocabularies laid side by side."""
     for part in parts:
         names = [stream.name for stream in part.opened.streams if stream.kind == "index"]

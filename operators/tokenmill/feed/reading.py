@@ -36,7 +36,7 @@ class Form:
 class Reader:
     """Reads spans of one rank; threads may share it."""
 
-    parts: tuple[OpenedPart, ...]
+    parts: Sequence[OpenedPart]
     streams: tuple[Stream, ...]
     form: Form
     place: Place

@@ -112,6 +112,19 @@ class Schedule:
             low, high = (middle, high) if self._within(middle, epochs) else (low, middle)
         return low
 
+    def total_steps(self) -> int | None:
+        """Return all steps that there will ever be: None, for a schedule goes on for ever."""
+        return None
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Return a step's epoch and its first item in it; batches of a bucket count their rows."""
+        epoch, within = divmod(step, self.epoch_steps())
+        return epoch, within * self.batch_size
+
+    def step_at(self, epoch: int, position: int) -> int:
+        """Return the step that begins with an item of an epoch."""
+        return epoch * self.epoch_steps() + position // self.batch_size
+
     def span(self, steps: range, place: Place) -> Span:
         """Return a rank's rows of some steps."""
         share = self.batch_size // place.world_size
@@ -134,7 +147,7 @@ class Schedule:
         """Return the samples of a step's global batch."""
         span = self.span(range(step, step + 1), Place(0, 1))
         parts = np.zeros(len(span.rows), np.int64) if span.parts is None else span.parts
-        return StepSamples(step // max(1, self.epoch_steps()), span.rows, parts, span.windows)
+        return StepSamples(self.locate(step)[0], span.rows, parts, span.windows)
 
     def steps_of(self, part: int, row: int, epochs: range) -> list[int]:
         """Return the steps that show a row of a store in some of that store's epochs."""

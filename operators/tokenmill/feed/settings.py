@@ -30,7 +30,7 @@ class Settings:
     buckets: str = ""
 
 
-def check_settings(settings: Settings, place: Place, threads: int, epochs: int | None) -> None:
+def check_settings(settings: Settings, place: Place, *, threads: int, epochs: int | None) -> None:
     """Check what can be checked before anything is opened.
 
     Raises:
@@ -48,6 +48,22 @@ def check_settings(settings: Settings, place: Place, threads: int, epochs: int |
         raise JobError("threads and epochs must not be negative", path="feed")
     if settings.packing is not None and settings.buckets:
         raise JobError("packed windows have one shape already", path="feed.buckets")
+
+
+def check_followed(mixture: Mixture, settings: Settings) -> None:
+    """Check the settings of a feed that follows a store.
+
+    Raises:
+        JobError: a setting needs to know the whole of it.
+    """
+    several = len(mixture.parts) > 1 or bool(mixture.stages)
+    for name, there in (
+        ("mixture", several),
+        ("packing", settings.packing is not None),
+        ("buckets", bool(settings.buckets)),
+    ):
+        if there:
+            raise JobError("is not for a store that is still written", path=f"feed.{name}")
 
 
 def schedule_of(parts: Sequence[OpenedPart], mixture: Mixture, settings: Settings) -> Schedule:

@@ -26,7 +26,7 @@ class FeedState:
     what is read, all stores of a mixture together; ``number`` is for people. ``groups`` are the
     column groups that are read, in which every sample shown has values. ``mix``, ``where`` and
     ``packing`` are digests of those settings, "" where they are not used; ``buckets`` is the stream
-    whose shapes make batches.
+    whose shapes make batches, ``follow`` the tag that ends a store that grows.
     """
 
     snapshot: str
@@ -42,6 +42,7 @@ class FeedState:
     where: str = ""
     packing: str = ""
     buckets: str = ""
+    follow: str = ""
     format: int = STATE_FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
             f"feed reads snapshot {now.number} (content {now.snapshot[:12]}): {mend}",
             uri=uri,
         )
-    for name in ("seed", "shuffle", "batch_size", "drop_last", "packing", "buckets"):
+    for name in ("seed", "shuffle", "batch_size", "drop_last", "packing", "buckets", "follow"):
         was, given = getattr(state, name), getattr(now, name)
         if was != given:
             raise JobError(

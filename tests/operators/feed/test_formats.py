@@ -105,7 +105,7 @@ def test_few_shards_stay_open_and_the_batches_are_the_same(
         assert np.array_equal(mine["sample_id"], want["sample_id"])
     serial = Feed(store, **{**options, "shuffle": "none", "threads": 0})
     monkeypatch.setattr(serial.parts[0].opened.shards, "_limit", limit)
-    monkeypatch.setattr(serial, "_chunk_steps", 1)
+    monkeypatch.setattr(serial._stepper, "chunk_steps", 1)
     list(serial)
     # The rows of one gather may lie in two shards here; those must be open at once.
     assert len(serial.parts[0].opened.shards._shards) <= max(limit, 2)  # type: ignore[attr-defined]

@@ -1,0 +1,82 @@
+"""Going through the steps of a source: spans are read ahead by threads, batches come in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+from tokenmill.feed.columns import Batch
+from tokenmill.feed.follow import FollowSchedule
+from tokenmill.feed.opening import row_bytes
+from tokenmill.feed.prefetch import prefetch
+from tokenmill.feed.reading import Reader, Steps
+from tokenmill.feed.schedule import Span
+from tokenmill.feed.source import Source
+
+#: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
+#: enough to stay in the processor's cache until the batches are used.
+CHUNK_BYTES = 2 * 2**20
+CHUNK_STEPS = 256
+#: Chunks whose rows are ordered and located at once: arithmetic on short arrays is mostly calls.
+LOCATED_CHUNKS = 4
+
+
+class Stepper:
+    """Reads steps of a source for one rank; has no place of its own in them."""
+
+    def __init__(self, source: Source, reader: Reader, *, threads: int) -> None:
+        self._source, self._reader, self._threads = source, reader, threads
+        self.chunk_steps = self._fitting_steps()
+        self._pid = os.getpid()
+
+    def batches(self, first: int, stride: int, end: int | None) -> Generator[tuple[int, Batch]]:
+        """Yield steps ``first``, ``first + stride``, ... before ``end`` with their batches.
+
+        A followed store is waited for where it has no more steps yet.
+
+        Raises:
+            CorruptShardError: a shard is missing or not what was committed.
+        """
+        schedule, step = self._source.schedule, first
+        if not isinstance(schedule, FollowSchedule):
+            yield from self._read_ahead(first, stride, end)
+            return
+        while schedule.wait(step):
+            end = schedule.epoch_steps()
+            yield from self._read_ahead(step, stride, end)
+            step += stride * len(range(step, end, stride))
+
+    def _read_ahead(self, first: int, stride: int, end: int | None) -> Generator[tuple[int, Batch]]:
+        self._notice_fork()
+        spans = self._spans(first, stride, end)
+        chunks = prefetch(self._read, spans, threads=self._threads, after_fork=self._notice_fork)
+        with closing(chunks):
+            for span, batches in chunks:
+                for i in range(span.steps):
+                    yield span.step(i), batches[i]
+
+    def _read(self, span: Span) -> tuple[Span, list[Batch] | Steps]:
+        return span, self._reader.read(span)
+
+    def _spans(self, first: int, stride: int, end: int | None) -> Iterator[Span]:
+        """Yield what each chunk holds; small chunks first, to start quickly."""
+        step, count = first, 1
+        while end is None or step < end:
+            stop = step + stride * LOCATED_CHUNKS * count
+            steps = range(step, stop if end is None else min(stop, end), stride)
+            yield from self._source.schedule.span(steps, self._reader.place).split(count)
+            step, count = stop, min(2 * count, self.chunk_steps)
+
+    def _fitting_steps(self) -> int:
+        """Return how many steps are gathered at once."""
+        settings = self._source.settings
+        row = max(row_bytes(part.opened) for part in self._source.parts)
+        row = row if settings.packing is None else max(row, 8 * settings.packing.length)
+        share = settings.batch_size // self._reader.place.world_size
+        return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row * share)))
+
+    def _notice_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            self._reader.reset()
