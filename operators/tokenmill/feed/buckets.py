@@ -147,8 +147,8 @@ class BucketLane:
     def __init__(
         self,
         sizes: Sizes,
-        *,
         batch_size: int,
+        *,
         seed: int = 0,
         shuffle: Shuffle = "block",
         drop_last: bool = True,

@@ -7,15 +7,17 @@ variable-length kernels (Dao, arXiv 2307.08691: ``cu_seqlens``, ``max_seqlen``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tokenmill.feed.best_fit import ragged
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.packing import Packing, ragged
+from tokenmill.feed.packing import Packing
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.tokens import Stream
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.int64]
@@ -24,16 +26,15 @@ Rows = npt.NDArray[np.int64]
 NAMES = ("position_ids", "segment_ids", "cu_seqlens", "max_seqlen")
 
 
-def collate(
-    packing: Packing, documents: Sequence[Array], counts: Rows, others: Mapping[str, Values]
-) -> Batch:
-    """Return windows of packed documents as one batch.
+def collate(batch: Batch, counts: Rows, packing: Packing, streams: Sequence[Stream] = ()) -> Batch:
+    """Return documents as windows: one batch with an entry for each window.
 
     Args:
-        packing: The window's length and special ids.
-        documents: The ids of each document, one window's after the other's; flattened in C order.
+        batch: Streams and columns with an entry for each document, one window's behind the
+            other's; the packed stream's ids are flattened in C order.
         counts: How many documents each window has: int64[windows].
-        others: Columns and streams with an entry for each document.
+        packing: The window's length and special ids.
+        streams: What the store says of its streams; ids then have at least the stored type.
 
     Returns:
         The ids under the stream's name, ``unsigned[windows, length]`` in the narrowest type that
@@ -42,36 +43,40 @@ def collate(
         is padding; ``cu_seqlens`` ``int32[segments + 1]``, where documents begin in the windows
         one behind the other, and where the last ends; ``max_seqlen`` ``int32[1]``, the longest.
         What is left of a window counts as one more segment there, so that boundaries cover all
-        positions, and begins with position id 0. Of ``others`` a list with one array per window.
+        positions, and begins with position id 0. Of anything else a list with one array per window.
 
     Raises:
         JobError: a column has the name of an output.
         ValueError: documents do not fit their window, or their numbers do not agree.
     """
-    taken = [name for name in others if name in (packing.stream, *NAMES)]
+    taken = [name for name in batch if name in NAMES]
     if taken:
-        raise JobError(f"{taken[0]!r} is what a packed batch has itself", path="feed.columns")
-    ids, lengths = _flat(packing, documents)
+        raise JobError(f"{taken[0]!r} is a name that packed batches use", path="feed.columns")
+    stored = next((s.storage_dtype for s in streams if s.name == packing.stream), "uint8")
+    ids, lengths = _flat(packing, list(batch[packing.stream]), np.dtype(stored))
     if int(counts.sum()) != len(lengths):
         raise ValueError(f"{len(lengths)} documents are not {int(counts.sum())}")
     starts = _starts(packing, lengths, counts)
-    batch: Batch = {packing.stream: _ids(packing, ids, starts, lengths, len(counts))}
-    batch |= _boundaries(packing, starts, lengths, counts)
+    made: Batch = {packing.stream: _ids(packing, ids, starts, lengths, len(counts))}
+    made |= _boundaries(packing, starts, lengths, counts)
     ends = np.cumsum(counts)[:-1]
-    return batch | {name: _split(values, ends) for name, values in others.items()}
+    others = {name: values for name, values in batch.items() if name != packing.stream}
+    return made | {name: _split(values, ends) for name, values in others.items()}
 
 
-def _flat(packing: Packing, documents: Sequence[Array]) -> tuple[Array, Rows]:
+def _flat(
+    packing: Packing, documents: Sequence[Array], stored: np.dtype[Any]
+) -> tuple[Array, Rows]:
     """Return all ids with the special ones, and how many each document has."""
     ids = [np.asarray(document).ravel() for document in documents]
     special = [value for value in (packing.bos, packing.eos, packing.pad) if value is not None]
-    dtype = np.result_type(*{each.dtype for each in ids}, np.min_scalar_type(max(special)))
+    kinds = {each.dtype for each in ids}
+    dtype = np.result_type(stored, *kinds, np.min_scalar_type(max(special)))
     sizes = np.array([len(each) for each in ids], np.int64)
     lengths = sizes + packing.specials
     flat = np.empty(int(lengths.sum()), dtype)
     starts = np.cumsum(lengths) - lengths
-    bos = packing.bos is not None
-    flat[ragged(starts + bos, sizes)] = np.concatenate(ids)
+    flat[ragged(starts + (packing.bos is not None), sizes)] = np.concatenate(ids)
     if packing.bos is not None:
         flat[starts] = packing.bos
     if packing.eos is not None:

@@ -1,30 +1,36 @@
-"""Packing: variable-length samples put into windows of one fixed length, by best fit decreasing.
+"""Packing: variable-length samples put into windows of one fixed length, as the items of a lane.
 
-Longest samples first, each goes into the fullest window that it fits (Ding et al., "Fewer
-Truncations Improve Language Modeling", arXiv 2404.10830; OLMo-core and Grain pack so too). What
-comes of it depends on how many samples of each length there are and not on which ones they are, so
-it is done on the histogram of lengths (as Krell et al., arXiv 2107.02027, do), and the number of
-windows is the same in every epoch, whichever sample then takes which place of its length. A buffer
-of samples that wait for their window, which other packers lose when they stop, does not exist.
+Rows are dealt to groups in blocks, once for all epochs. A group's rows fill windows of their own by
+best fit decreasing (`tokenmill.feed.best_fit`), as many in every epoch, for that depends on their
+lengths only. An epoch has its own order of groups and of the windows in a group, and its own choice
+of which sample takes which of the places that fit it. So any window is a function of its number,
+for the cost of packing its group, of which the last few are kept; a buffer of samples that wait for
+their window, which other packers lose when they stop, does not exist.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from tokenmill.feed.best_fit import Windows, count_windows, pack, ragged
+from tokenmill.feed.dealing import GROUP_ROWS, Deal, sorted_by
+from tokenmill.feed.draw import Draw, Words
+from tokenmill.feed.lanes import Drawn, Items, Rows
+from tokenmill.feed.order import Shuffle
+from tokenmill.feed.permutation import derive_key, permute
+from tokenmill.feed.sizes import Sizes
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.strict import nearest
 
-Rows = npt.NDArray[np.int64]
 Long = Literal["error", "truncate", "drop"]
 LONGS: tuple[str, ...] = get_args(Long)
 #: Ids are at most of 32 bits.
 MAX_ID = 2**32 - 1
+#: Groups whose windows are kept.
+KEPT_GROUPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,112 +88,248 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """Windows of one group of samples, as places for samples of a length.
+class _Filled:
+    """The windows of one group in one epoch, in the order in which they are shown.
 
-    ``starts`` (int64[windows + 1]) has the first place of each window, ``places`` (int64[places])
-    the length that belongs there, as its number among the lengths that were packed.
+    ``starts`` (int64[windows + 1]) is the first of each one's rows in ``rows``.
     """
 
+    rows: Rows
     starts: Rows
-    places: Rows
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
 
 
-def pack(lengths: Rows, counts: Rows, window: int) -> Windows:
-    """Return windows that hold ``counts`` samples of each of ``lengths``, fullest first.
+class WindowPlan:
+    """The windows of all epochs of a store; threads may share it.
 
-    Windows that are alike are handled together: it takes time for every pair of a length and a
-    room that is left where it fits, not for every sample.
-
-    Args:
-        lengths: Distinct lengths, in ``[1, window]``, in any order.
-        counts: How many samples have each.
-        window: The length of a window.
+    ``shuffle`` "block" deals blocks of 256 rows to groups of about 131,072 rows, "full" deals
+    single rows. With "none" groups are neighbouring rows, windows come fullest first, samples of
+    one length take their places in manifest order, and every epoch is the same.
     """
-    return _listed(_patterns(lengths, counts, window))
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        packing: Packing,
+        *,
+        seed: int = 0,
+        shuffle: Shuffle = "block",
+        group_rows: int = GROUP_ROWS,
+    ) -> None:
+        """Count the windows; looks at every row's length once.
+
+        Args:
+            sizes: The shape of every row, of the stream that is packed.
+            packing: How rows become windows.
+            seed: What all orders are drawn from.
+            shuffle: How rows are dealt to groups, and whether epochs differ.
+            group_rows: Rows of a group, about.
+
+        Raises:
+            JobError: the stream has no ids, a sample is too long, or there is none to pack.
+        """
+        _check(sizes, packing)
+        self._sizes, self._seed, self._shuffle = sizes, seed, shuffle
+        self._length = packing.length
+        self._deal = Deal.of(sizes.rows, seed, shuffle, group_rows=group_rows)
+        rooms = packing.room_of(sizes.positions)
+        self._lengths = np.unique(rooms[rooms > 0])
+        # The number of each shape's length; the one behind the last for those that are left out.
+        self._numbers = np.searchsorted(self._lengths, rooms)
+        self._numbers[rooms == 0] = len(self._lengths)
+        self._left_out = int(sizes.counts[rooms == 0].sum())
+        self._ids = int((rooms * sizes.counts).sum())
+        self._counts = np.array([self._count(g) for g in range(self._deal.groups)], np.int64)
+        self._turn: tuple[int, Rows, Rows] = -1, self._counts, self._counts
+        self._kept: tuple[tuple[tuple[int, int], _Filled], ...] = ()
+
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch, which hold all rows once."""
+        return int(self._counts.sum())
+
+    @property
+    def left_out(self) -> int:
+        """Rows that no epoch shows: without a token, or dropped because they are too long."""
+        return self._left_out
+
+    @property
+    def padding_share(self) -> float:
+        """Share of an epoch's positions that hold no id."""
+        return 1.0 - self._ids / (self.windows * self._length)
+
+    def draw(self, epoch: int, places: Items) -> Drawn:
+        """Return the rows of the windows at some places of an epoch.
+
+        Raises:
+            ValueError: a place is not in ``[0, windows)``.
+        """
+        if places.size and not 0 <= places.min() <= places.max() < self.windows:
+            raise ValueError(f"places must be in [0, {self.windows})")
+        groups, ends = self._groups(epoch)
+        turns = np.searchsorted(ends, places, side="right")
+        firsts = (ends - self._counts[groups])[turns]
+        counts = np.empty(len(places), np.int64)
+        found = []
+        for turn in np.unique(turns).tolist():
+            mine = np.flatnonzero(turns == turn)
+            filled = self._fill(epoch, int(groups[turn]))
+            starts = filled.starts[places[mine] - firsts[mine]]
+            counts[mine] = filled.starts[places[mine] - firsts[mine] + 1] - starts
+            found.append((mine, filled.rows[ragged(starts, counts[mine])]))
+        rows = np.empty(int(counts.sum()), np.int64)
+        begins = np.cumsum(counts) - counts
+        for mine, some in found:
+            rows[ragged(begins[mine], counts[mine])] = some
+        return Drawn(rows, counts)
+
+    def place_of(self, row: int, epoch: int) -> int | None:
+        """Return the place in an epoch of the window that holds a row; None if it is left out."""
+        group = self._deal.group_of(row)
+        filled = self._fill(epoch, group)
+        at = np.flatnonzero(filled.rows == row)
+        if not len(at):
+            return None
+        groups, ends = self._groups(epoch)
+        first = int(ends[groups == group][0] - self._counts[group])
+        return first + int(np.searchsorted(filled.starts, at[0], side="right")) - 1
+
+    def _groups(self, epoch: int) -> tuple[Rows, Rows]:
+        """Return the order of an epoch's groups, and the windows up to each one's end."""
+        held = self._turn
+        if held[0] == epoch:
+            return held[1], held[2]
+        groups = np.arange(len(self._counts))
+        if self._shuffle != "none":
+            key = derive_key("group order", self._seed, epoch)
+            groups = permute(groups, len(groups), key)
+        ends = np.cumsum(self._counts[groups])
+        self._turn = epoch, groups, ends
+        return groups, ends
+
+    def _histogram(self, group: int) -> tuple[Rows, Rows, Rows]:
+        """Return a group's rows, the number of each one's length, and how many have each."""
+        rows = self._deal.rows_of(group)
+        numbers = self._numbers[self._sizes.codes(rows)]
+        return rows, numbers, np.bincount(numbers, minlength=len(self._lengths) + 1)[:-1]
+
+    def _count(self, group: int) -> int:
+        _, _, counts = self._histogram(group)
+        there = np.flatnonzero(counts)
+        return count_windows(self._lengths[there], counts[there], self._length)
+
+    def _fill(self, epoch: int, group: int) -> _Filled:
+        """Return the windows of a group in an epoch; those of the last few are kept."""
+        key = (epoch if self._shuffle != "none" else 0), group
+        for held, filled in self._kept:
+            if held == key:
+                return filled
+        made = self._filled(*key)
+        self._kept = ((key, made), *self._kept[: KEPT_GROUPS - 1])
+        return made
+
+    def _filled(self, epoch: int, group: int) -> _Filled:
+        rows, numbers, counts = self._histogram(group)
+        there = np.flatnonzero(counts)
+        windows = pack(self._lengths[there], counts[there], self._length)
+        windows = Windows(windows.starts, there[windows.places])
+        kept = numbers < len(self._lengths)
+        mix = None
+        if self._shuffle != "none":
+            mix = _Mix.of(derive_key("packing", self._seed, epoch), group, windows)
+        return _fill(windows, rows[kept], numbers[kept], mix)
 
 
-def count_windows(lengths: Rows, counts: Rows, window: int) -> int:
-    """Return the number of windows that `pack` makes."""
-    return sum(count for _, count in _patterns(lengths, counts, window))
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedLane:
+    """Windows of packed rows, as the items of a store; see `tokenmill.feed.lanes`.
+
+    ``items`` may be less than the plan's windows, for an epoch of whole batches, whose last windows
+    are then not shown; or more, to complete the last batch with the epoch's first windows.
+    """
+
+    plan: WindowPlan
+    items: int
+
+    @classmethod
+    def of(
+        cls, sizes: Sizes, packing: Packing, *, seed: int = 0, shuffle: Shuffle = "block"
+    ) -> PackedLane:
+        """Return the lane whose epochs are all windows; see `WindowPlan`."""
+        plan = WindowPlan(sizes, packing, seed=seed, shuffle=shuffle)
+        return cls(plan, plan.windows)
+
+    def draw(self, numbers: Items) -> Drawn:
+        """Return the rows of the windows of those numbers, which count over all epochs."""
+        epochs = numbers // self.items
+        places = (numbers - epochs * self.items) % self.plan.windows
+        parts = [self.plan.draw(e, places[epochs == e]) for e in np.unique(epochs).tolist()]
+        if len(parts) == 1:
+            return parts[0]
+        if not parts:
+            return Drawn(np.empty(0, np.int64), np.empty(0, np.int64))
+        # Epochs may come in any order: back to that of the numbers.
+        order = np.argsort(np.argsort(epochs, kind="stable"), kind="stable")
+        counts = np.concatenate([part.counts for part in parts if part.counts is not None])
+        rows, starts = np.concatenate([part.rows for part in parts]), np.cumsum(counts) - counts
+        return Drawn(rows[ragged(starts[order], counts[order])], counts[order])
+
+    def numbers_of(self, row: int, epoch: int) -> list[int]:
+        """Return the numbers of an epoch's windows that hold a row; mostly one, maybe none."""
+        place = self.plan.place_of(row, epoch)
+        if place is None:
+            return []
+        return [epoch * self.items + p for p in range(place, self.items, self.plan.windows)]
 
 
-#: What is in a window: a length's number, how often, and what went in before; None: nothing.
-_Content = tuple[int, int, "_Content | None"]
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    """How one epoch shuffles a group.
+
+    ``order`` has the windows as they are shown; ``samples`` and ``places`` are random words, by
+    which samples of one length and the rows of one window are put in order.
+    """
+
+    order: Rows
+    samples: Words
+    places: Words
+
+    @classmethod
+    def of(cls, seed: int, group: int, windows: Windows) -> _Mix:
+        order = permute(np.arange(len(windows)), len(windows), derive_key("order", seed, group))
+        draw = Draw(seed, group, 0, len(windows.places))
+        return cls(order, draw.words("samples")[:, 0], draw.words("places")[:, 0])
 
 
-def _patterns(lengths: Rows, counts: Rows, window: int) -> list[tuple[_Content, int]]:
-    """Return contents and how many windows have each, those with the least room left first."""
-    order = np.argsort(lengths)[::-1]
-    rooms: list[int] = []  # those that windows are left with, ascending
-    held: dict[int, list[tuple[_Content, int]]] = {}
-    left = zip(order.tolist(), lengths[order].tolist(), counts[order].tolist(), strict=True)
-    for number, length, count in left:
-        while count:
-            at = bisect_left(rooms, max(length, 1))
-            if at < len(rooms):
-                room = rooms[at]
-                content, windows = held[room].pop()
-                if not held[room]:
-                    del held[room], rooms[at]
-            else:
-                room, content = window, None
-                windows = -(-count // (window // length))
-            times = room // length
-            whole = min(windows, count // times)
-            takes = [(times, whole)] if whole else []
-            if whole < windows and count > whole * times:
-                takes.append((count - whole * times, 1))
-            for each, many in takes:
-                _keep(rooms, held, room - each * length, ((number, each, content), many))
-                count -= each * many
-                windows -= many
-            if windows and content is not None:
-                _keep(rooms, held, room, (content, windows))
-    return [entry for room in rooms for entry in held[room]]
+def _fill(windows: Windows, rows: Rows, numbers: Rows, mix: _Mix | None) -> _Filled:
+    """Put rows into the places of their lengths; ``numbers`` has the length of each row."""
+    taken = np.empty_like(rows)
+    samples = sorted_by(numbers, None if mix is None else mix.samples)
+    taken[sorted_by(windows.places, None)] = rows[samples]
+    sizes = np.diff(windows.starts)
+    owners = np.repeat(np.arange(len(windows)), sizes)
+    if mix is None:
+        return _Filled(taken[np.lexsort((taken, owners))], windows.starts)
+    turns = np.empty_like(mix.order)
+    turns[mix.order] = np.arange(len(windows))
+    starts = np.concatenate([[0], np.cumsum(sizes[mix.order])])
+    return _Filled(taken[sorted_by(turns[owners], mix.places)], starts)
 
 
-def _keep(
-    rooms: list[int],
-    held: dict[int, list[tuple[_Content, int]]],
-    room: int,
-    entry: tuple[_Content, int],
-) -> None:
-    if room in held:
-        held[room].append(entry)
-    else:
-        held[room] = [entry]
-        insort(rooms, room)
-
-
-def _listed(patterns: list[tuple[_Content, int]]) -> Windows:
-    numbers: list[int] = []
-    times: list[int] = []
-    ends = [0]
-    for content, _ in patterns:
-        step: _Content | None = content
-        first = len(numbers)
-        while step is not None:
-            number, each, step = step
-            numbers.append(number)
-            times.append(each)
-        numbers[first:] = reversed(numbers[first:])
-        times[first:] = reversed(times[first:])
-        ends.append(len(numbers))
-    repeats = np.array(times, np.int64)
-    filled = np.concatenate([[0], np.cumsum(repeats)])[ends]
-    which = np.repeat(np.arange(len(patterns)), [count for _, count in patterns])
-    sizes = np.diff(filled)[which]
-    places = np.repeat(np.array(numbers, np.int64), repeats)[ragged(filled[:-1][which], sizes)]
-    return Windows(np.concatenate([[0], np.cumsum(sizes)]), places)
-
-
-def ragged(starts: Rows, counts: Rows) -> Rows:
-    """Return ``starts[i], starts[i] + 1, ...``, ``counts[i]`` of them, one i after the other."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    found: Rows = np.repeat(starts - (ends - counts), counts) + np.arange(total)
-    return found
+def _check(sizes: Sizes, packing: Packing) -> None:
+    stream = sizes.stream
+    if stream.kind != "index":
+        raise JobError(
+            f"stream {stream.name!r} has {stream.kind}, and only ids are packed",
+            path="feed.packing",
+        )
+    lengths = sizes.positions
+    long = lengths + packing.specials > packing.length
+    if packing.long == "error" and long.any():
+        raise JobError(
+            f"{int(sizes.counts[long].sum())} of {sizes.rows} samples of {stream.name!r} are too "
+            f"long for {packing.length} ids: the longest has {int(lengths.max())} and "
+            f"{packing.specials} special ids; take longer windows, or long='truncate' or 'drop'",
+            path="feed.packing",
+        )
+    if not (sizes.counts[packing.room_of(lengths) > 0]).any():
+        raise JobError(f"no sample of {stream.name!r} can be packed", path="feed.packing")
