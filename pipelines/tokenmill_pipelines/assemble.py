@@ -53,6 +53,7 @@ class Assembly:
             cluster=self.job.cluster,
             gpus=gpus,
             storage=self.job.storage,
+            fingerprint=self.identity.fingerprint,
         )
 
 

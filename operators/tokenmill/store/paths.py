@@ -17,6 +17,7 @@ MISSING = "missing"
 GROUPS = "columns"
 RECEIPTS = "receipts"
 REPORTS = "reports"
+CODEBOOKS = "codebooks"
 DATA = "data"
 
 
@@ -63,6 +64,11 @@ def shard_file(unit_id: str, sha256: str, suffix: str) -> str:
     and attempts that did not never overwrite each other.
     """
     return f"{DATA}/{unit_id}-{sha256[:16]}.{suffix}"
+
+
+def codebook_file(fingerprint: str) -> str:
+    """Path of the codebook of a fingerprint's tokens."""
+    return f"{CODEBOOKS}/{fingerprint[:32]}.safetensors"
 
 
 def group_file(group: str, shard: str, sha256: str, suffix: str) -> str:

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.shards.base import ShardReader
 from tokenmill.shards.select import stored_layout, stored_shard
 from tokenmill.store import paths
+from tokenmill.store.codebooks import read_codebook
 from tokenmill.store.commit import Commit, append
 from tokenmill.store.denied import denied_assets
 from tokenmill.store.diff import Difference, diff
@@ -226,6 +228,15 @@ class Store:
             if path:
                 return stored_layout(self.storage, path)
         raise StoreError(f"snapshot {snapshot.number} has no samples", uri=self.uri)
+
+    def codebook(self, ref: int | str | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return the vectors that a version's ids stand for: ``<stream>``: float32[vocabulary, D].
+
+        Raises:
+            StoreError: the store keeps none of the version's fingerprint.
+            CorruptShardError: its file is damaged.
+        """
+        return read_codebook(self, self.snapshot(ref).fingerprint)
 
     def shard(self, path: str) -> AbstractContextManager[ShardReader]:
         """Open one shard; one on an object store is fetched whole into a temporary file.

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tokenmill.shards.columns import encode_streams
 from tokenmill.testing.checks import require, require_identity
-from tokenmill.tokenizers.base import Encoder, Pixels, Tokenizer, Tokens
+from tokenmill.tokenizers.base import Encoder, HasCodebook, Pixels, Tokenizer, Tokens
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.canonical import canonical_json
 from tokenmill_schemas.errors import JobError
@@ -116,6 +116,24 @@ def check_decode(tokenizer: Tokenizer, size: Size) -> None:
     require(pictures.dtype == np.uint8, "reconstructions are uint8")
 
 
+def check_codebook(tokenizer: Tokenizer, size: Size) -> None:
+    """Codes are finite float32[vocabulary, D] of streams of ids, the same from every encoder."""
+    streams = {stream.name: stream for stream in tokenizer.spec(size).streams}
+    with _loaded(tokenizer) as encoder, _loaded(tokenizer) as other:
+        if not isinstance(encoder, HasCodebook):
+            return
+        book = encoder.codebook()
+        again = other.codebook() if isinstance(other, HasCodebook) else {}
+    require(book.keys() == again.keys(), "two encoders name the same arrays")
+    for name, codes in book.items():
+        require(codes.tobytes() == again[name].tobytes(), f"{name}: two encoders, the same codes")
+        require(bool(np.isfinite(codes).all()), f"{name}: codes are finite")
+        if name in streams:
+            rows = max(streams[name].vocab_sizes, default=0)
+            require(codes.dtype == np.float32, f"{name}: codes are float32")
+            require(codes.ndim == 2 and len(codes) == rows, f"{name}: a code for each id")
+
+
 CHECKS: tuple[Callable[[Tokenizer, Size], None], ...] = (
     check_description,
     check_identity_in_another_process,
@@ -123,6 +141,7 @@ CHECKS: tuple[Callable[[Tokenizer, Size], None], ...] = (
     check_batches_do_not_matter,
     check_pixels_are_left_alone,
     check_decode,
+    check_codebook,
 )
 
 

@@ -80,6 +80,20 @@ class StreamingEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class HasCodebook(Protocol):
+    """An encoder whose ids stand for vectors that a feed may need."""
+
+    def codebook(self) -> dict[str, Array]:
+        """Return ``<stream>``: the codes as a decoder gets them, ``float32[vocabulary, D]``.
+
+        Further arrays are what the codes are combined with, such as VAR's ``phi.<i>.weight`` and
+        ``phi.<i>.bias``. Empty where codes follow from a rule (FSQ, binary), or there are none.
+        It may be called from any thread while the encoder works.
+        """
+        ...
+
+
 class Tokenizer(Protocol):
     """A frozen, picklable, cheap description of a tokenizer."""
 

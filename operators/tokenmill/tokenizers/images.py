@@ -122,6 +122,13 @@ class ImageEncoder:
             images = self._reconstruct(given)
         return self._to_pixels(images.float())
 
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the codes ``float32[K, D]`` of every stream of ids, if the network has any."""
+        vectors = getattr(self.network, "code_vectors", lambda: None)()
+        if vectors is None:
+            return {}
+        return {stream.name: vectors for stream in self.spec.streams if stream.kind == "index"}
+
     def close(self) -> None:
         """Free the device's memory."""
         self.network = None

@@ -77,6 +77,10 @@ class PatchEncoder:
         """Return ``uint8[B, H, W, 3]`` of the ids in ``image``."""
         return self._book.synthesize(tokens["image"])
 
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return ``image``: the codes ``float32[K, D]``, features of patches."""
+        return {"image": self._book.codes.astype(np.float32)}
+
     def close(self) -> None:
         """Nothing is held but memory."""
 
@@ -116,6 +120,10 @@ class TubeEncoder:
     def open_stream(self) -> GroupStream:
         """Return a stream for one clip: every group of four frames stands alone."""
         return GroupStream(self, frames=FRAMES)
+
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return ``video``: the codes ``float32[K, D]``, features of tubes."""
+        return {"video": self._book.codes.astype(np.float32)}
 
     def close(self) -> None:
         """Nothing is held but memory."""

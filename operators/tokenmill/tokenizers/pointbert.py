@@ -186,6 +186,13 @@ class PointEncoder:
             clouds: Floats = self.network.clouds(given["shape"], given["centers"]).cpu().numpy()
         return clouds
 
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return ``shape``: the decoder's codes ``float32[K, D]``, if the checkpoint has them."""
+        from tokenmill.tokenizers.quantize import code_vectors
+
+        codes = self.network.codebook
+        return {} if codes is None else {"shape": code_vectors(codes)}
+
     def close(self) -> None:
         """Free the device's memory."""
         self.network = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 #: ``expanded``: ``|z|^2 + |e|^2 - 2 z.e`` (taming-transformers, LlamaGen); ``addmm``: the same as
 #: one fused product, ``addmm(|z|^2 + |e|^2, z, e^T, alpha=-2)`` (MaskGIT-VQGAN in PyTorch, VAR).
 Distance = Literal["expanded", "addmm"]
+Floats = npt.NDArray[np.float32]
 
 #: Distances held at a time: 32 MiB on a CPU, near its cache; 256 MiB on a device.
 _BUDGET_VALUES = {"cpu": 2**23}
@@ -54,6 +57,19 @@ def look_up(ids: Tensor, codebook: Tensor, *, l2_norm: bool = False) -> Tensor:
     """Return the codes of ``ids`` as float32 ``[..., D]``."""
     codes = F.embedding(ids, codebook.float())
     return F.normalize(codes, dim=-1) if l2_norm else codes
+
+
+def code_vectors(codebook: Tensor, *, l2_norm: bool = False) -> Floats:
+    """Return all codes ``float32[K, D]`` on the host, as `look_up` gives them.
+
+    Norms are taken in float64, so that every machine and device gives the same bytes.
+    """
+    codes: Floats = codebook.detach().float().cpu().numpy()
+    if not l2_norm:
+        return codes.copy()
+    wide = codes.astype(np.float64)
+    norms = np.sqrt(np.square(wide).sum(axis=1, keepdims=True))
+    return np.asarray(wide / np.maximum(norms, 1e-12), np.float32)
 
 
 def _argmin(z: Tensor, codes: Tensor, code_norms: Tensor, *, distance: Distance) -> Tensor:

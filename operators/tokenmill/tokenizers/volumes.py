@@ -87,6 +87,13 @@ class VolumeEncoder:
             occupied: Volumes = (self.network.logits(given)[:, 0] > 0).cpu().numpy()
         return occupied
 
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the codes ``float32[K, D]`` of every stream of ids, if the network has any."""
+        vectors = getattr(self.network, "code_vectors", lambda: None)()
+        if vectors is None:
+            return {}
+        return {stream.name: vectors for stream in self.spec.streams if stream.kind == "index"}
+
     def close(self) -> None:
         """Free the device's memory."""
         self.network = None

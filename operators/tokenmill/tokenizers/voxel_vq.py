@@ -182,6 +182,11 @@ class VoxelEncoder:
         """Return ``bool[B, X, Y, Z]`` of the ids in ``shape``."""
         return from_blocks(self._book.codes[tokens["shape"]])
 
+    def codebook(self) -> dict[str, npt.NDArray[Any]]:
+        """Return ``shape``: the codes ``float32[K, 512]``, 1 for an occupied cell of x, y, z."""
+        cells = from_blocks(self._book.codes[:, None, None, None])
+        return {"shape": cells.reshape(len(cells), -1).astype(np.float32)}
+
     def close(self) -> None:
         """Nothing is held but memory."""
 

@@ -22,7 +22,8 @@ from tokenmill_schemas.plan import Unit
 class WorkerSpec:
     """Everything that turns units into shards. ``gpus`` above 0 puts the encoder on ``cuda``.
 
-    ``storage`` are the job's options for remote storages, by their kind.
+    ``storage`` are the job's options for remote storages, by their kind. ``fingerprint`` names the
+    codebook that the store keeps; "" keeps none.
     """
 
     source: Source
@@ -36,6 +37,7 @@ class WorkerSpec:
     cluster: ClusterConfig
     gpus: float = 0.0
     storage: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
 
     @property
     def batch_size(self) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from threading import Lock
 
+from tokenmill.store.codebooks import has_codebook, put_codebook
+from tokenmill.tokenizers.base import HasCodebook
 from tokenmill.worker.crew import Crew
 from tokenmill.worker.device import Device
 from tokenmill.worker.memory import Memory
@@ -35,6 +38,7 @@ class Worker:
         with storage_options(spec.storage):
             encoder = spec.tokenizer.load(device)
         tune_torch(spec.cluster, device)
+        self._keeping, self._kept = Lock(), False
         self._memory = Memory(spec.limits.asset_memory_bytes)
         self._device = Device(encoder, self._memory)
         self._decoders = Crew(spec.cluster.decode_threads, "tokenmill-decode")
@@ -66,11 +70,25 @@ class Worker:
         """
         try:
             with storage_options(self._spec.storage):
+                if task.window is None:
+                    self._keep_codebook()
                 return run_unit(self._spec, task, self._preparation, self._device)
         except MemoryError as error:
             # Not an asset's and not a batch's: an asset that goes to its limit takes what others
             # need, for the moment until it has been given up.
             raise TransientError(f"no memory was left for the unit: {error}") from error
+
+    def _keep_codebook(self) -> None:
+        """See, before the first shard, that the store has what its ids stand for."""
+        with self._keeping:
+            encoder, spec = self._device.encoder, self._spec
+            if self._kept or not isinstance(encoder, HasCodebook):
+                return
+            if spec.fingerprint and not has_codebook(spec.store, spec.fingerprint):
+                arrays = encoder.codebook()
+                if arrays:
+                    put_codebook(spec.store, spec.fingerprint, arrays)
+            self._kept = True
 
     def close(self) -> None:
         """Free the device and let the threads go."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenmill.tokenizers.images import no_decoder
 from tokenmill.tokenizers.networks.conv import Decoder, Encoder, Trunk
-from tokenmill.tokenizers.quantize import look_up, nearest_code
+from tokenmill.tokenizers.quantize import Floats, code_vectors, look_up, nearest_code
 
 STREAM = "image"
 #: Prefixes of everything that only decoding needs, which a checkpoint may lack.
@@ -78,6 +78,10 @@ class VectorQuantizer(nn.Module):
         """Map ``int64[B, h, w]`` to ``[B, C, h, w]``."""
         return look_up(ids, self.embedding.weight, l2_norm=self.l2_norm).permute(0, 3, 1, 2)
 
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, C]``."""
+        return code_vectors(self.embedding.weight, l2_norm=self.l2_norm)
+
 
 class GumbelQuantizer(nn.Module):
     """Ids by the largest logit.
@@ -101,6 +105,10 @@ class GumbelQuantizer(nn.Module):
         """Map ``int64[B, h, w]`` to ``[B, C, h, w]``."""
         return look_up(ids, self.embed.weight).permute(0, 3, 1, 2)
 
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, C]``."""
+        return code_vectors(self.embed.weight)
+
 
 class IdAutoencoder(ConvAutoencoder):
     """An autoencoder whose tokens are ids; an `tokenmill.tokenizers.images.ImageNetwork`."""
@@ -122,6 +130,10 @@ class IdAutoencoder(ConvAutoencoder):
     def images(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return the pictures of ids ``[B, h, w]``."""
         return self.reconstruct(self.quantize.codes(tokens[STREAM]))
+
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, C]``."""
+        return self.quantize.code_vectors()
 
 
 class KLAutoencoder(ConvAutoencoder):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenmill.tokenizers.images import no_decoder
 from tokenmill.tokenizers.networks.conv import norm
 from tokenmill.tokenizers.networks.conv_autoencoder import STREAM
-from tokenmill.tokenizers.quantize import look_up, nearest_code
+from tokenmill.tokenizers.quantize import Floats, code_vectors, look_up, nearest_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,3 +162,7 @@ class MaskGITAutoencoder(nn.Module):
             raise no_decoder("maskgit_vqgan")
         codes = look_up(tokens[STREAM], self.quantize.embedding.weight)
         return cast("Tensor", self.decoder(codes.permute(0, 3, 1, 2)))
+
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, z_channels]``."""
+        return code_vectors(self.quantize.embedding.weight)

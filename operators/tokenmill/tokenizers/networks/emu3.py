@@ -18,7 +18,7 @@ from tokenmill.tokenizers.clips import CausalClipEncoder
 from tokenmill.tokenizers.describe import Weights, no_decoder
 from tokenmill.tokenizers.images import ImageEncoder
 from tokenmill.tokenizers.locate import PATH, RANDOM
-from tokenmill.tokenizers.quantize import nearest_code
+from tokenmill.tokenizers.quantize import Floats, code_vectors, nearest_code
 from tokenmill_schemas.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,10 @@ class Emu3Network(nn.Module):
         ids = tokens[VIDEO]
         frames = self._decode(ids.reshape(-1, 1, *ids.shape[2:]))
         return frames.reshape(len(ids), -1, *frames.shape[2:]).transpose(1, 2)
+
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, D]``."""
+        return code_vectors(self.vqvae.quantize.embedding.weight)
 
     def _encode(self, groups: Tensor) -> Tensor:
         """Return ``int64[G, 1, h, w]`` of groups ``[G, 4, 3, H, W]``, some of them at a time."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tokenmill.tokenizers.describe import no_decoder
 from tokenmill.tokenizers.networks.larp_config import LarpConfig
-from tokenmill.tokenizers.quantize import look_up, nearest_code
+from tokenmill.tokenizers.quantize import Floats, code_vectors, look_up, nearest_code
 
 _SIZES = ("hidden_size", "num_heads", "depth")
 
@@ -191,6 +191,11 @@ class LarpNetwork(nn.Module):
     def tokens(self, clips: Tensor) -> dict[str, Tensor]:
         """Return the ids in the order of the queries, which generators are trained in."""
         return {"video": self.bottleneck.regularizer.ids(self.latents(clips))}
+
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, D]``."""
+        book = self.bottleneck.regularizer
+        return code_vectors(book.embedding.weight, l2_norm=book.l2_normalized)
 
     def clips(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return the clips that ids stand for.

@@ -12,7 +12,7 @@ from tokenmill.tokenizers.clip_grid import Frames
 from tokenmill.tokenizers.describe import no_decoder
 from tokenmill.tokenizers.networks.omnitokenizer_config import OmniConfig
 from tokenmill.tokenizers.networks.omnitokenizer_layers import Transformer
-from tokenmill.tokenizers.quantize import look_up, nearest_code
+from tokenmill.tokenizers.quantize import Floats, code_vectors, look_up, nearest_code
 
 _LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -152,6 +152,10 @@ class OmniNetwork(nn.Module):
         if self.with_logvar:
             mean = torch.cat([mean, logvar.clamp(*_LOGVAR_RANGE)], dim=-1)
         return {"video": mean}
+
+    def code_vectors(self) -> Floats | None:
+        """Return all codes ``float32[K, D]``, None of a VAE."""
+        return None if self.codebook is None else code_vectors(self.codebook.embeddings)
 
     def clips(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return the clips of tokens.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tokenmill.tokenizers.describe import no_decoder
 from tokenmill.tokenizers.networks.sparse_structure_config import SparseStructureConfig
+from tokenmill.tokenizers.quantize import Floats, code_vectors
 
 Posterior = Literal["mean", "mean_logvar"]
 
@@ -257,6 +258,10 @@ class TokenVolumes(nn.Module):
         z = self.latents(volumes).movedim(1, -1)
         rows = z.reshape(len(z), -1, self.vq.embeddings.embedding_dim)
         return {"shape": self.vq.nearest(rows.float())}
+
+    def code_vectors(self) -> Floats:
+        """Return all codes ``float32[K, group * C]``."""
+        return code_vectors(self.vq.embeddings.weight)
 
     def logits(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return the logits ``[B, 1, R, R, R]`` of ids ``[B, N]``.

@@ -12,6 +12,7 @@ from tokenmill.tokenizers.networks.conv_autoencoder import Codebook, VectorQuant
 from tokenmill.tokenizers.networks.conv_maskgit import MaskGITDecoder, MaskGITSizes
 from tokenmill.tokenizers.networks.titok import TiTokDecoder, TiTokEncoder, embedding
 from tokenmill.tokenizers.networks.titok_config import PIXEL_CODES, SIZES, TiTokConfig
+from tokenmill.tokenizers.quantize import Floats
 from tokenmill_schemas.errors import JobError
 
 STREAM = "image"
@@ -85,6 +86,10 @@ class TiTokNetwork(nn.Module):
         weights = decoded.float().softmax(dim=1)
         mixed = torch.einsum("nkhw,kd->ndhw", weights, self.pixel_quantize.embedding.weight)
         return cast("Tensor", self.pixel_decoder(mixed))
+
+    def code_vectors(self) -> Floats | None:
+        """Return all codes ``float32[K, C]``, None of a VAE."""
+        return self.quantize.code_vectors() if self.config.quantize_mode == "vq" else None
 
     def _codes(self, values: Tensor) -> Tensor:
         """Return the decoder's input ``[B, C, 1, n]`` of stored tokens."""
