@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,20 +50,35 @@ class Projection:
         return [stream.name] if stream.is_fixed else [stream.name, f"{stream.name}.shape"]
 
 
+class Batches(Protocol):
+    """The tokens of a chunk's batches: those of one are made, or have been, when it is indexed."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Values: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Several batches of ``share`` rows: tokens a batch, columns of all of them."""
 
-    streams: dict[str, list[Values]]
+    streams: Mapping[str, Batches]
     columns: dict[str, pa.Array]
     share: int
 
     def batch(self, index: int) -> Batch:
-        """Return one batch: its tokens, and its columns as numpy arrays."""
+        """Return one batch: its tokens, and its columns as numpy arrays.
+
+        To be taken once: tokens may be copied from their shards here, into arrays of their own.
+        """
         batch: Batch = {name: values[index] for name, values in self.streams.items()}
         for name, array in self.columns.items():
             batch[name] = to_numpy(array.slice(index * self.share, self.share))
         return batch
+
+    def loaded(self) -> Chunk:
+        """Return the chunk with all tokens copied: for threads that read ahead of who uses them."""
+        streams = {n: [v[i] for i in range(len(v))] for n, v in self.streams.items()}
+        return Chunk(streams, self.columns, self.share)
 
 
 def to_numpy(array: pa.Array) -> npt.NDArray[Any]:
@@ -79,6 +94,9 @@ def to_numpy(array: pa.Array) -> npt.NDArray[Any]:
         return np.array(array.to_numpy(zero_copy_only=False))
     if (pa.types.is_integer(kind) or pa.types.is_boolean(kind)) and not array.null_count:
         return np.array(array.to_numpy(zero_copy_only=False))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        text: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return text
     out = np.empty(len(array), object)
     out[:] = array.to_pylist()
     return out

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.feed.columns import Chunk, Projection, Values
+from tokenmill.feed.columns import Batches, Chunk, Projection, Values
 from tokenmill.feed.files import ShardFiles
 from tokenmill.feed.gather import AddressSpan
 from tokenmill.shards.arrow import ArrowShardReader
 from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
+from tokenmill_schemas.arrow import Packing
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.tokens import Stream
 
@@ -37,6 +38,26 @@ class _Open:
     starts: dict[str, Rows]
     batches: list[pa.RecordBatch | None]
     columns: pa.ipc.RecordBatchFileReader | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """Batches of one stream, each copied from the maps when it is asked for."""
+
+    span: AddressSpan
+    places: Rows
+    share: int
+    stream: Stream
+    packing: Packing
+
+    def __len__(self) -> int:
+        return -(-len(self.places) // self.share)
+
+    def __getitem__(self, index: int) -> Values:
+        size, dtype = stored_row(self.stream, self.packing)
+        rows = self.span.copy(self.places[index * self.share : (index + 1) * self.share], size)
+        stored = rows.view(dtype).reshape(-1, size // dtype.itemsize)
+        return unpack_rows(stored, self.stream, self.packing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +93,19 @@ class MappedShards:
         """Forget every open shard and lock: after a fork, whose child inherits a lock as it was."""
         self._lock = threading.Lock()
         self._tick = 0
-        # Per shard of the snapshot: its first batch, its batch size, when last used.
-        self._first = np.full(len(self._samples), -1, np.int32)
-        self._batch_rows = np.ones(len(self._samples), np.int32)
-        self._used = np.zeros(len(self._samples), np.int32)
+        # Per shard of the snapshot: its first batch, its batch size, when last used (kept where
+        # not all can be open).
+        self._first = np.full(len(self._samples), -1, np.int64)
+        self._batch_rows = np.ones(len(self._samples), np.int64)
+        self._used = np.zeros(len(self._samples), np.int64)
+        self._scarce = len(self._samples) > self._limit
         self._load([])
 
     def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
         """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
+
+        Tokens of fixed shape are copied when a batch is taken: one that is used and dropped leaves
+        its memory, still in the processor's cache, to the next.
 
         Raises:
             CorruptShardError: a shard is missing or not what was committed.
@@ -87,26 +113,18 @@ class MappedShards:
         with self._lock:
             located = self._locate(shards, rows)
         table = self._take(located)
-        parts = [slice(i, i + share) for i in range(0, len(rows), share)]
-        streams = {s.name: self._stream(s, located, table, parts) for s in self._projection.streams}
+        streams = {s.name: self._stream(s, located, table, share) for s in self._projection.streams}
         columns = {name: table.column(name) for name in self._projection.columns}
         return Chunk(streams, columns, share)
 
     def _stream(
-        self, stream: Stream, located: _Located, table: pa.RecordBatch, parts: list[slice]
-    ) -> list[Values]:
+        self, stream: Stream, located: _Located, table: pa.RecordBatch, share: int
+    ) -> Batches:
         packing = self._projection.layout.packing
-        if not stream.is_fixed:
-            found = decode_stream(table, stream, packing)
-            return [found[part] for part in parts]
-        size, dtype = stored_row(stream, packing)
-        view, places = located.span.rows(size), located.places[stream.name]
-        # A batch at a time: its memory comes warm from the last one's, a chunk's from the kernel.
-        stored = (view[places[part]].view(dtype) for part in parts)
-        return [
-            unpack_rows(rows.reshape(-1, size // dtype.itemsize), stream, packing)
-            for rows in stored
-        ]
+        if stream.is_fixed:
+            return _Copies(located.span, located.places[stream.name], share, stream, packing)
+        found = decode_stream(table, stream, packing)
+        return [found[i : i + share] for i in range(0, len(found), share)]
 
     def _take(self, located: _Located) -> pa.RecordBatch:
         """Return the columns that are not gathered as bytes, at the located rows."""
@@ -117,19 +135,22 @@ class MappedShards:
 
     def _locate(self, shards: Rows, rows: Rows) -> _Located:
         self._tick += 1
-        self._used[shards] = self._tick
-        closed = self._first[shards] < 0
-        if closed.any():
-            self._open(np.unique(shards[closed]))
+        if self._scarce:
+            self._used[shards] = self._tick
+        entry = self._first[shards]
+        if len(entry) and entry.min() < 0:
+            self._open(np.unique(shards[entry < 0]))
+            entry = self._first[shards]
         size = self._common if self._uniform else self._batch_rows[shards]
         batch = rows // size
-        within = rows - batch * size
-        entry = self._first[shards] + batch
-        places = {
-            name: self._starts[name][entry] + (within * size_bytes - self._span.low)
-            for name, size_bytes in self._row_bytes.items()
-        }
-        batches, index = self._batches_of(entry, within) if self._names else ([], within)
+        entry += batch
+        places = {}
+        for name, row_bytes in self._row_bytes.items():
+            place = places[name] = self._starts[name][entry]
+            place += rows * row_bytes
+        if not self._names:
+            return _Located(self._span, places, [], rows)
+        batches, index = self._batches_of(entry, rows - batch * size)
         return _Located(self._span, places, batches, index)
 
     def _batches_of(self, entry: Rows, within: Rows) -> tuple[list[pa.RecordBatch], Rows]:
@@ -173,8 +194,9 @@ class MappedShards:
         self._owners = np.repeat(np.arange(len(shards)), counts)
         self._span = AddressSpan([s.buffer for s in shards])
         none = np.empty(0, np.int64)
+        # Where a shard's row 0 would lie if all its rows lay as those of the batch do.
         self._starts = {
-            name: np.concatenate([none, *(s.starts[name] for s in shards)])
+            name: np.concatenate([none, *(s.starts[name] for s in shards)]) - self._span.low
             for name in self._row_bytes
         }
 
@@ -194,7 +216,10 @@ class MappedShards:
             shard,
             buffer,
             reader.batch_rows,
-            {name: reader.offsets(name, firsts) + buffer.address for name in self._row_bytes},
+            {
+                name: reader.offsets(name, firsts) + buffer.address - firsts * row_bytes
+                for name, row_bytes in self._row_bytes.items()
+            },
             [None] * len(firsts),
             self._column_reader(buffer) if self._names else None,
         )

@@ -7,6 +7,7 @@ ranges instead of as many single rows, and trains like a full shuffle (Levanter,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -90,17 +91,16 @@ class _Blocks:
         return self.count * self.size - self.rows
 
     def at(self, positions: Indices) -> Indices:
-        if positions.size and not 0 <= positions.min() <= positions.max() < self.rows:
-            raise ValueError(f"positions must be in [0, {self.rows})")
         if not positions.size:
             return positions
-        ends = self._windows(np.array([positions.min(), positions.max()]))
-        if ends[0] == ends[1]:
-            return self._within(int(ends[0]), positions)
+        least, greatest = int(positions.min()), int(positions.max())
+        if least < 0 or greatest >= self.rows:
+            raise ValueError(f"positions must be in [0, {self.rows})")
+        first, last = self._windows(np.array([least, greatest])).tolist()
+        if first == last:
+            return self._within(first, positions)
         out = np.empty(positions.shape, np.int64)
-        windows = self._windows(positions)
-        for window in np.unique(windows).tolist():
-            where = windows == window
+        for window, where in _groups(self._windows(positions)):
             out[where] = self._within(window, positions[where])
         return out
 
@@ -111,26 +111,31 @@ class _Blocks:
         mixed += rows - blocks * self.size
         windows = ((slots + 1) * self.windows - 1) // self.count
         out = np.empty(rows.shape, np.int64)
-        for window in np.unique(windows).tolist():
-            where = windows == window
+        for window, where in _groups(windows):
             start, end, key = self._window(window)
             out[where] = unpermute(mixed[where] - start, end - start, key) + start
         return out
 
     def _window(self, window: int) -> tuple[int, int, int]:
         """Return a window's first position, the one behind its last, and its key."""
-        start, end = (self._start(w * self.count // self.windows) for w in (window, window + 1))
+        start, end = map(self._start, self.slots_of(window))
         return start, end, derive_key("window", self.seed, self.epoch, window)
 
     def _within(self, window: int, positions: Indices) -> Indices:
-        first, stop = (w * self.count // self.windows for w in (window, window + 1))
         start, end, key = self._window(window)
-        mixed = permute(positions - start, end - start, key) + start
-        slots = self._slots(mixed)
-        offsets = mixed - slots * self.size
-        if self.shortfall:
-            offsets += self.shortfall * (slots > self.short_slot)
-        return _dealt(first, stop, self.count, self.key)[slots - first] * self.size + offsets
+        rows = permute(positions - start, end - start, key)
+        first, stop = self.slots_of(window)
+        if self.shortfall and first <= self.short_slot < stop - 1:
+            slots = self._slots(rows + start) - first
+        else:
+            slots = rows // self.size
+        rows += _moves(self, window)[slots]
+        return rows
+
+    def slots_of(self, window: int) -> tuple[int, int]:
+        """Return a window's first slot and the one behind its last."""
+        first, stop = (w * self.count // self.windows for w in (window, window + 1))
+        return first, stop
 
     def _start(self, slot: int) -> int:
         return slot * self.size - self.shortfall * (slot > self.short_slot)
@@ -160,8 +165,22 @@ def _blocks(order: Order, epoch: int) -> _Blocks:
 
 
 @lru_cache(maxsize=16)
-def _dealt(first: int, stop: int, count: int, key: int) -> Indices:
-    """Return the blocks in the slots ``[first, stop)``: a window's worth, never all of them."""
-    blocks = permute(np.arange(first, stop), count, key)
-    blocks.flags.writeable = False
-    return blocks
+def _moves(blocks: _Blocks, window: int) -> Indices:
+    """Return how far behind its mixed place in the window each slot's block begins.
+
+    A window's worth, never all blocks.
+    """
+    slots = np.arange(*blocks.slots_of(window))
+    dealt = permute(slots, blocks.count, blocks.key)
+    starts = slots * blocks.size - blocks.shortfall * (slots > blocks.short_slot)
+    moves: Indices = dealt * blocks.size - (starts - starts[0])
+    moves.flags.writeable = False
+    return moves
+
+
+def _groups(windows: Indices) -> Iterator[tuple[int, Indices]]:
+    """Yield every window that occurs, and where it does, in order."""
+    order = np.argsort(windows, kind="stable")
+    ends = np.flatnonzero(np.diff(windows[order])) + 1
+    for where in np.split(order, ends) if windows.size else ():
+        yield int(windows[where[0]]), where

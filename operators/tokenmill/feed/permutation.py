@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
+Words = npt.NDArray[np.unsignedinteger[Any]]
 
 #: Three rounds on each half; four in all are enough against a distinguisher, two are margin.
 ROUNDS = 6
 #: Factors that are tried for a domain that exceeds ``n`` by little.
 CANDIDATES = 64
+#: Values enciphered at once: enough to spread the cost of a numpy call over, few enough that the
+#: arrays of a round stay in a core's cache.
+PIECE = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,26 @@ _WIDE = _Arithmetic(np.uint64, 32, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    a: int
-    b: int
-    keys: tuple[int, ...]
+    """Sizes of the halves, keys of the rounds, and what the mixer multiplies and shifts by.
+
+    All are words of the arithmetic, as arrays of no dimension: ufuncs take those the fastest.
+    """
+
+    a: Words
+    b: Words
+    keys: tuple[Words, ...]
     arithmetic: _Arithmetic
+    low: Words
+    high: Words
+    fold: Words
+    half: Words
+
+    @property
+    def size(self) -> int:
+        return int(self.a) * int(self.b)
+
+
+_Cipher = Callable[[Words, _Network], Words]
 
 
 def derive_key(*parts: int | str) -> int:
@@ -60,7 +81,7 @@ def permute(indices: npt.ArrayLike, n: int, key: int) -> Indices:
     Raises:
         ValueError: an index is outside ``[0, n)``.
     """
-    return _walk(_checked(indices, n), n, key, forward=True)
+    return _walk(_checked(indices, n), _network(n, key), n, _encipher)
 
 
 def unpermute(images: npt.ArrayLike, n: int, key: int) -> Indices:
@@ -69,7 +90,7 @@ def unpermute(images: npt.ArrayLike, n: int, key: int) -> Indices:
     Raises:
         ValueError: an image is outside ``[0, n)``.
     """
-    return _walk(_checked(images, n), n, key, forward=False)
+    return _walk(_checked(images, n), _network(n, key), n, _decipher)
 
 
 def _checked(indices: npt.ArrayLike, n: int) -> Indices:
@@ -79,15 +100,17 @@ def _checked(indices: npt.ArrayLike, n: int) -> Indices:
     return array
 
 
-def _walk(indices: Indices, n: int, key: int, *, forward: bool) -> Indices:
-    network = _network(n, key)
-    cipher = _encipher if forward else _decipher
-    out = cipher(indices, network)
-    if network.a * network.b > n:
-        outside = np.flatnonzero(out >= n)
+def _walk(indices: Indices, net: _Network, n: int, cipher: _Cipher) -> Indices:
+    out = np.empty(indices.shape, np.int64)
+    flat, source = out.reshape(-1), indices.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        piece = slice(start, start + PIECE)
+        flat[piece] = cipher(source[piece].astype(net.arithmetic.word), net)
+    if net.size > n:
+        outside = np.flatnonzero(flat >= n)
         while outside.size:
-            out[outside] = cipher(out[outside], network)
-            outside = outside[out[outside] >= n]
+            flat[outside] = cipher(flat[outside].astype(net.arithmetic.word), net)
+            outside = outside[flat[outside] >= n]
     return out
 
 
@@ -98,9 +121,10 @@ def _network(n: int, key: int) -> _Network:
     a = _side(n)
     b = -(-n // a)
     arithmetic = _NARROW if max(a, b) <= 2**_NARROW.half_bits else _WIDE
-    top = 2 ** (2 * arithmetic.half_bits)
-    keys = tuple(derive_key("round", key, i) % top for i in range(ROUNDS))
-    return _Network(a, b, keys, arithmetic)
+    bits, words = arithmetic.half_bits, partial(np.array, dtype=arithmetic.word)
+    keys = tuple(words(derive_key("round", key, i) % 2 ** (2 * bits)) for i in range(ROUNDS))
+    low, high = map(words, arithmetic.multipliers)
+    return _Network(words(a), words(b), keys, arithmetic, low, high, words(bits - 1), words(bits))
 
 
 def _side(n: int) -> int:
@@ -114,59 +138,64 @@ def _side(n: int) -> int:
     return min(tried, key=lambda a: a * -(-n // a) - n)
 
 
-def _encipher(indices: Indices, net: _Network) -> Indices:
-    left, right = _split(indices, net)
+def _encipher(values: Words, net: _Network) -> Words:
+    left, right = _split(values, net)
+    spare = values, np.empty_like(values)
     for i in range(0, ROUNDS, 2):
-        _add(left, _mix(right, net, i), net.a, net)
-        _add(right, _mix(left, net, i + 1), net.b, net)
+        _add(left, _mix(right, net, i, spare), net.a, spare[1])
+        _add(right, _mix(left, net, i + 1, spare), net.b, spare[1])
     return _join(left, right, net)
 
 
-def _decipher(indices: Indices, net: _Network) -> Indices:
-    left, right = _split(indices, net)
+def _decipher(values: Words, net: _Network) -> Words:
+    left, right = _split(values, net)
+    spare = values, np.empty_like(values)
     for i in range(ROUNDS - 2, -1, -2):
-        _subtract(right, _mix(left, net, i + 1), net.b, net)
-        _subtract(left, _mix(right, net, i), net.a, net)
+        _subtract(right, _mix(left, net, i + 1, spare), net.b, spare[1])
+        _subtract(left, _mix(right, net, i, spare), net.a, spare[1])
     return _join(left, right, net)
 
 
-def _split(indices: Indices, net: _Network) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    word = net.arithmetic.word
-    values = indices.astype(word)
-    left = values // word(net.b)
-    right = values - left * word(net.b)
+def _split(values: Words, net: _Network) -> tuple[Words, Words]:
+    left: Words = values // net.b
+    right: Words = left * net.b
+    np.subtract(values, right, out=right)
     return left, right
 
 
-def _join(left: npt.NDArray[Any], right: npt.NDArray[Any], net: _Network) -> Indices:
-    joined: Indices = left.astype(np.int64) * net.b + right.astype(np.int64)
-    return joined
+def _join(left: Words, right: Words, net: _Network) -> Words:
+    """Return ``left * b + right``, which a word holds: ``a * b`` is at most a word's range."""
+    left *= net.b
+    left += right
+    return left
 
 
-def _mix(half: npt.NDArray[Any], net: _Network, i: int) -> npt.NDArray[Any]:
+def _mix(half: Words, net: _Network, i: int, spare: tuple[Words, Words]) -> Words:
     """Round function: a keyed hash of ``half``, scaled to ``[0, a)`` or ``[0, b)``."""
-    arithmetic = net.arithmetic
-    word, shift = arithmetic.word, arithmetic.word(arithmetic.half_bits)
-    x: npt.NDArray[Any] = half + word(net.keys[i])
-    x *= word(arithmetic.multipliers[0])
-    x ^= x >> word(arithmetic.half_bits - 1)
-    x *= word(arithmetic.multipliers[1])
-    x >>= shift
-    x *= word(net.b if i % 2 else net.a)
-    x >>= shift
+    x, shifted = spare
+    np.add(half, net.keys[i], out=x)
+    x *= net.low
+    np.right_shift(x, net.fold, out=shifted)
+    x ^= shifted
+    x *= net.high
+    x >>= net.half
+    x *= net.b if i % 2 else net.a
+    x >>= net.half
     return x
 
 
-def _add(half: npt.NDArray[Any], term: npt.NDArray[Any], size: int, net: _Network) -> None:
+def _add(half: Words, term: Words, size: Words, spare: Words) -> None:
     half += term
-    _wrap(half, half - net.arithmetic.word(size))
+    np.subtract(half, size, out=spare)
+    _wrap(half, spare)
 
 
-def _subtract(half: npt.NDArray[Any], term: npt.NDArray[Any], size: int, net: _Network) -> None:
+def _subtract(half: Words, term: Words, size: Words, spare: Words) -> None:
     half -= term
-    _wrap(half, half + net.arithmetic.word(size))
+    np.add(half, size, out=spare)
+    _wrap(half, spare)
 
 
-def _wrap(half: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
+def _wrap(half: Words, other: Words) -> None:
     """Keep the one of the two that lies in range: the other is huge, for unsigned words wrap."""
     np.minimum(half, other, out=half)
