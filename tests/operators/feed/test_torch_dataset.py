@@ -63,7 +63,7 @@ def names(batches: Any) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def truth(store: Store) -> list[list[str]]:
     """The sample ids of every step, by the feed alone."""
-    return [batch["sample_id"].tolist() for batch in make_feed(store)]
+    return [np.asarray(batch["sample_id"]).tolist() for batch in make_feed(store)]
 
 
 def loader_of(dataset: FeedDataset, workers: int, **options: Any) -> DataLoader[Any]:
@@ -204,8 +204,7 @@ def test_a_loader_moves_the_feed_and_changes_its_workers(
     """Two workers, none, three: each goes on where the state of the last one was taken."""
     state, step = make_feed(store).state_dict(), 0
     for workers, count in ((2, 4), (0, 16), (3, 3), (1, 5)):
-        start = {"multiprocessing_context": "fork"} if workers else {}
-        loader = FeedLoader(make_feed(store), num_workers=workers, **start)
+        loader = FeedLoader(make_feed(store), num_workers=workers, multiprocessing_context="fork")
         loader.load_state_dict(json.loads(json.dumps(state)))
         assert names(islice(loader, count)) == truth[step : step + count]
         state, step = loader.state_dict(), step + count
