@@ -7,6 +7,7 @@ equal bytes are ours. What must have one winner has to hold something of its wri
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,9 @@ from tokenmill_schemas.errors import StoreError, TransientError
 from tokenmill_schemas.secrets import environment_of, scheme_of
 
 T = TypeVar("T")
+
+#: Options of S3 for which a request is another one than its signed address says.
+UNSIGNED_OPTIONS = ("anon", "requester_pays", "s3_additional_kwargs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,24 @@ class ObjectStorage:
         """Return None: an object has no local path."""
         checked(path)
         return None
+
+    def signed(self, path: str, seconds: int) -> str | None:
+        """Return an address by which the object is read with plain HTTP, as long as told.
+
+        None where that cannot be, or would not be what the client does: without credentials, and
+        with certificates or headers of the user's own.
+        """
+        transfer = self._transfer(path, "signing")
+        special = [self.options.get(name) for name in UNSIGNED_OPTIONS]
+        special += ["verify" in self.options.get("client_kwargs", {}), os.getenv("AWS_CA_BUNDLE")]
+        if not transfer.in_parts or any(special):
+            return None
+        try:
+            return str(transfer.fs.sign(transfer.key, expiration=seconds))
+        except Exception as error:
+            if not is_denied(error):
+                raise
+            return None
 
     @property
     def _fs(self) -> Any:

@@ -1,72 +1,26 @@
-"""Shards as local files: where they lie, or a bounded cache of those on an object store."""
+"""Shards as local files: where they lie, or in a cache of those on an object store."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tempfile
-import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from tokenmill.feed.manifest import Manifest
+from tokenmill.feed.node_cache import Block, Kept, ShardCache
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
 
-#: Names of the files that the cache makes; it deletes no other.
-_OWN = re.compile(r"[0-9a-f]{64}\.shard")
+__all__ = ["ShardCache", "ShardFiles", "default_cache", "whole_shard"]
 
-
-@dataclass(frozen=True, slots=True)
-class ShardCache:
-    """A folder of whole shards, named by content, of at most ``limit_bytes`` after each fill.
-
-    Processes may share the folder: files appear complete and checked under their final name, and
-    a file that another process deletes while it is mapped stays readable.
-    """
-
-    folder: Path
-    limit_bytes: int = 32 * 2**30
-
-    def fetch(self, storage: Storage, path: str, sha256: str) -> Path:
-        """Return a local copy of a shard, fetched now unless it is there.
-
-        Raises:
-            CorruptShardError: the shard is missing or its bytes are not those committed.
-        """
-        final = self.folder / f"{sha256}.shard"
-        try:
-            os.utime(final)
-        except FileNotFoundError:
-            self._fill(final, storage, path, sha256)
-        return final
-
-    def _fill(self, final: Path, storage: Storage, path: str, sha256: str) -> None:
-        data = _read(storage, path)
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
-            raise CorruptShardError(
-                f"{path} has sha256 {found}, committed was {sha256}", uri=storage.uri
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(len(data))
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(final)
-
-    def _make_room(self, size_bytes: int) -> None:
-        """Delete our own files, least recently used first, until ``size_bytes`` fit."""
-        own = [p for p in self.folder.iterdir() if _OWN.fullmatch(p.name)]
-        stats = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in own if p.exists())
-        total = sum(size for _, size, _ in stats)
-        for _, size, path in stats:
-            if total + size_bytes <= self.limit_bytes:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+#: Fetched shards that are held, so that the cache does not evict them while they are opened.
+HELD = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +30,19 @@ class ShardFiles:
     storage: Storage
     manifest: Manifest
     cache: ShardCache
-    filling: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    held: deque[object] = field(default_factory=lambda: deque(maxlen=HELD), compare=False)
+
+    @property
+    def are_remote(self) -> bool:
+        """Whether the shards lie where no file can be mapped."""
+        return self.storage.local("data") is None
 
     def path(self, shard: int) -> str:
         """Return a shard's path in the store."""
         return self.manifest.path(shard)
 
     def local(self, shard: int) -> Path:
-        """Return a local file with the shard's bytes.
+        """Return a local file with the shard's bytes, to be opened soon.
 
         Raises:
             CorruptShardError: the shard is missing, or was changed on the way here.
@@ -91,8 +50,7 @@ class ShardFiles:
         path = self.path(shard)
         local = self.storage.local(path)
         if local is None:
-            with self.filling:
-                return self.cache.fetch(self.storage, path, self.manifest.sha256(shard))
+            return self._fetched(shard)
         if not local.is_file():
             raise CorruptShardError(f"{path} is missing", uri=self.storage.uri)
         return local
@@ -111,15 +69,57 @@ class ShardFiles:
         with pa.memory_map(str(local)) as file:
             return file.read_buffer()
 
+    def _fetched(self, shard: int) -> Path:
+        path = self.path(shard)
+        read = lambda: self.storage.read(path)  # noqa: E731
+        kept = self.cache.get(whole_shard(self, shard, read))
+        if kept.file is None:
+            file = _MemoryFile(kept)
+            self.held.append(file)
+            return file.path
+        self.held.append(kept.data)
+        return kept.file
+
+
+class _MemoryFile:
+    """A file without a disk, for a shard that the cache cannot keep; goes with this object."""
+
+    def __init__(self, kept: Kept) -> None:
+        descriptor = os.memfd_create("tokenmill-shard")
+        weakref.finalize(self, os.close, descriptor).atexit = False
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(kept.data)
+        self.path = Path(f"/proc/self/fd/{descriptor}")
+
+
+def whole_shard(files: ShardFiles, shard: int, read: Callable[[], bytes | bytearray]) -> Block:
+    """Return a shard as one block, which ``read`` fetches."""
+    path, sha256 = files.path(shard), files.manifest.sha256(shard)
+
+    def check(data: pa.Buffer) -> None:
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise CorruptShardError(
+                f"{path} has sha256 {found}, committed was {sha256}", uri=files.storage.uri
+            )
+
+    fetch = lambda: pa.py_buffer(told(files, path, read))  # noqa: E731
+    return Block(f"{sha256}.shard", files.manifest.bytes(shard), fetch, check)
+
+
+def told(files: ShardFiles, path: str, read: Callable[[], bytes | bytearray]) -> bytes | bytearray:
+    """Return what ``read`` reads of a shard.
+
+    Raises:
+        CorruptShardError: it is missing.
+    """
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise CorruptShardError(f"{path} is missing", uri=files.storage.uri) from error
+
 
 def default_cache() -> Path:
     """Return the user's cache folder for shards of remote stores."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home, "tokenmill", "shards")
-
-
-def _read(storage: Storage, path: str) -> bytes:
-    try:
-        return storage.read(path)
-    except FileNotFoundError as error:
-        raise CorruptShardError(f"{path} is missing", uri=storage.uri) from error

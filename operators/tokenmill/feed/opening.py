@@ -16,6 +16,7 @@ from tokenmill.feed.grouped import GroupedShards
 from tokenmill.feed.manifest import Manifest, open_manifest
 from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.plan import Plan
+from tokenmill.feed.ranged import RangedShards
 from tokenmill.feed.shown import all_shown, new_shown
 from tokenmill.feed.sides import Sides
 from tokenmill.shards.select import stored_layout
@@ -207,9 +208,13 @@ def _in_order(
     return tuple(found[name] for name in names), wanted.columns
 
 
-def _reader(files: ShardFiles, projection: Projection) -> MappedShards | GroupedShards:
-    """Return the fast reader if the shards are Arrow files, else the one for any format."""
+def _reader(
+    files: ShardFiles, projection: Projection
+) -> MappedShards | RangedShards | GroupedShards:
+    """Return a fast reader if the shards are Arrow files, else the one for any format."""
     if files.manifest.format == "arrow":
+        if files.are_remote:
+            return RangedShards(files, projection)
         return MappedShards(files, files.manifest.samples, projection)
     return GroupedShards(files, projection)
 
