@@ -5,7 +5,8 @@ its byte ``b // 8``. Every row starts on a byte; the bits that fill its last byt
 
 Eight values take exactly k bytes, so value ``i % 8 = lane`` of every group of eight has the same
 shift and the same byte positions: both directions are a few whole-array shifts per lane, with no
-loop over values.
+loop over values. Most widths are unpacked by words: 64 bits are read wherever a byte begins,
+and the values in them spread over its halves, their halves and so on, as in a Morton code.
 """
 
 from __future__ import annotations
@@ -85,11 +86,15 @@ def unpack(packed: Bytes, bits: int, count: int) -> UInt:
         flat = np.ascontiguousarray(packed).reshape(-1).view(dtype.newbyteorder("<"))
         return flat.astype(dtype, copy=False).reshape(rows, count)
     out = np.empty((rows, count), dtype)
+    method = _unpack_words if _fits_words(bits) else _unpack_groups
     for block in _blocks(rows, count):
         groups = _padded(packed[block], bits * _groups(count)).reshape(-1, bits)
-        out[block] = _unpack_groups(groups, bits, dtype).reshape(-1, LANES * _groups(count))[
-            :, :count
-        ]
+        if count % LANES:
+            some = np.empty((len(groups), LANES), dtype)
+            method(groups, bits, some)
+            out[block] = some.reshape(len(packed[block]), -1)[:, :count]
+        else:
+            method(groups, bits, out[block].reshape(-1, LANES))
     return out
 
 
@@ -105,9 +110,9 @@ def _pack_groups(values: UInt, bits: int) -> Bytes:
     return out
 
 
-def _unpack_groups(packed: Bytes, bits: int, dtype: np.dtype[Any]) -> UInt:
-    """Unpack ``uint8[groups, bits]`` to ``[groups, 8]``."""
-    out = np.empty((len(packed), LANES), dtype)
+def _unpack_groups(packed: Bytes, bits: int, out: UInt) -> None:
+    """Unpack ``uint8[groups, bits]`` into ``[groups, 8]``."""
+    dtype = out.dtype
     # One row a byte position: reading it once as the wide type serves both lanes that share it.
     columns = packed.T.astype(dtype)
     mask = dtype.type((1 << bits) - 1)
@@ -117,7 +122,63 @@ def _unpack_groups(packed: Bytes, bits: int, dtype: np.dtype[Any]) -> UInt:
             column = columns[byte]
             value |= column << abs(shift) if shift >= 0 else column >> abs(shift)
         out[:, lane] = value & mask
-    return out
+
+
+def _fits_words(bits: int) -> bool:
+    """Whether a word of 64 bits, from any byte on, holds as many values as it does unpacked."""
+    return sys.byteorder == "little" and all(
+        first % 8 + run <= 64 for first, run in _runs(bits, narrowest(bits).itemsize)
+    )
+
+
+def _runs(bits: int, itemsize: int) -> list[tuple[int, int]]:
+    """Return the first bit and the bits of each run of a group that becomes one word."""
+    run = 8 // itemsize * bits
+    return [(first, run) for first in range(0, LANES * bits, run)]
+
+
+def _unpack_words(packed: Bytes, bits: int, out: UInt) -> None:
+    """Unpack ``uint8[groups, bits]`` into contiguous ``[groups, 8]``, a word at a time."""
+    data, words = packed.reshape(-1), out.reshape(-1).view(np.uint64)
+    runs = _runs(bits, out.itemsize)
+    if runs[0][1] % 8 == 0:
+        # All runs begin on a byte: they are one sequence.
+        _read_words(data, 0, runs[0][1] // 8, words)
+        _spread(words, bits, 8 * out.itemsize)
+        return
+    lane = np.empty(len(packed), np.uint64)
+    for i, (first, _) in enumerate(runs):
+        _read_words(data, first // 8, bits, lane)
+        lane >>= np.uint64(first % 8)
+        _spread(lane, bits, 8 * out.itemsize)
+        words[i :: len(runs)] = lane
+
+
+def _read_words(data: Bytes, start: int, stride: int, out: npt.NDArray[np.uint64]) -> None:
+    """Read a word from byte ``start`` on and from every ``stride``-th one after it."""
+    whole = max(0, min(len(out), (len(data) - start - 8) // stride + 1))
+    out[:whole] = np.ndarray((whole,), np.uint64, data, start, (stride,))
+    # The last words reach over the end, at bits that are of no value.
+    rest = np.append(data[start + whole * stride :], np.zeros(8, np.uint8))
+    out[whole:] = np.ndarray((len(out) - whole,), np.uint64, rest, 0, (stride,))
+
+
+def _spread(words: npt.NDArray[np.uint64], bits: int, width: int) -> None:
+    """Move the values of ``bits`` bits that fill each word from its lowest on to ``width`` bits."""
+    if width == 64:
+        words &= np.uint64((1 << bits) - 1)
+        return
+    low, slot = np.empty_like(words), 64
+    while slot > width:
+        half = slot // 2
+        kept = half // width * bits
+        mask = np.uint64(sum(((1 << kept) - 1) << at for at in range(0, 64, slot)))
+        np.bitwise_and(words, mask, out=low)
+        words >>= np.uint64(kept)
+        words &= mask
+        words <<= np.uint64(half)
+        words |= low
+        slot = half
 
 
 def _pieces(lane: int, bits: int) -> list[tuple[int, int]]:
