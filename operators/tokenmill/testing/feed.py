@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ def build_store(
     *,
     layout: ShardLayout = SMALL_LAYOUT,
     shards: ShardsConfig | None = None,
+    values: Mapping[str, Sequence[Any]] | None = None,
 ) -> Store:
     """Write a store of random tokens: one shard for each entry of ``samples``; returns it.
 
-    Sample i has the id ``s<i>``, companion text ``<column> <i>`` and companion numbers i. Called
-    again with the same folder, it appends a snapshot of the same shards under new names.
+    Sample i has the id ``s<i>``, and of a companion column the i-th of its ``values``; without
+    those, companion text is ``<column> <i>`` and companion numbers are i. Called again with the
+    same folder, it appends a snapshot of the same shards under new names.
     """
     store = Store.of(str(folder))
     shards = shards or ShardsConfig()
@@ -50,7 +52,7 @@ def build_store(
     for index, count in enumerate(samples):
         rows = range(sum(samples[:index]), sum(samples[:index]) + count)
         unit = hashlib.sha256(f"{held}/{index}".encode()).hexdigest()[:32]
-        batch = _batch(layout, rows, seed=index)
+        batch = _batch(layout, rows, values or {}, seed=index)
         receipts.append(_put(store, unit, batch, layout=layout, shards=shards))
     store.commit(Commit(tuple(receipts), (), identity))
     return store
@@ -125,7 +127,9 @@ def _shapes(batch: pa.RecordBatch, layout: ShardLayout) -> str:
     return base64.b64encode(shapes).decode()
 
 
-def _batch(layout: ShardLayout, rows: range, *, seed: int) -> pa.RecordBatch:
+def _batch(
+    layout: ShardLayout, rows: range, values: Mapping[str, Sequence[Any]], *, seed: int
+) -> pa.RecordBatch:
     rng = np.random.default_rng(seed)
     tokens = {s.name: _tokens(s, len(rows), rng) for s in layout.spec.streams}
     others: dict[str, Any] = {
@@ -134,7 +138,9 @@ def _batch(layout: ShardLayout, rows: range, *, seed: int) -> pa.RecordBatch:
     }
     for field in layout.extras:
         text = pa.types.is_string(field.type)
-        others[field.name] = [f"{field.name} {i}" for i in rows] if text else list(rows)
+        made = [f"{field.name} {i}" for i in rows] if text else list(rows)
+        given = values.get(field.name)
+        others[field.name] = made if given is None else [given[i] for i in rows]
     return make_batch(layout, tokens, others)
 
 
