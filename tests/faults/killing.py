@@ -44,6 +44,11 @@ CHANGES = {
 UNIQUE = re.compile(r"[0-9a-f]{16,}")
 #: Changes of files that readers see.
 SEEN = re.compile(r"(os\.link|os\.rename|os\.remove|open) /(?!\.)")
+#: What every run makes before it commits; dying there is looked at closely in one scenario.
+OF_A_RUN = tuple(
+    f"os.link /{name}/"
+    for name in ("_running", "plans", "data", "receipts", "quarantine", "manifest", "reports")
+)
 #: Modules to import before the forks.
 WARM = ("tokenmill", "jinja2", "numpy", "pyarrow", "PIL", "importlib", "email")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -148,10 +153,32 @@ def worth_it(changes: list[str], *, thorough: bool) -> list[int]:
     seen = [number for number, change in enumerate(changes, 1) if SEEN.match(change)]
     chosen = {*seen, max(seen, default=0) + 1}
     if thorough:
-        kinds = [UNIQUE.sub("*", change) for change in changes]
-        chosen |= {kinds.index(kind) + 1 for kind in kinds} | {number + 1 for number in seen}
+        chosen |= {*_firsts(changes).values()} | {number + 1 for number in seen}
         chosen.add(len(changes) + 1)
     return sorted(chosen)
+
+
+def worth_most(changes: list[str], *, thorough: bool) -> list[int]:
+    """Return those of `worth_it` that a quick look at an operation takes.
+
+    Before the first change of each kind: of all kinds if ``thorough``, else of those that readers
+    see and that not every run makes; and after the last of what readers see.
+    """
+    seen = [number for number, change in enumerate(changes, 1) if SEEN.match(change)]
+    kinds = _firsts(changes)
+    if not thorough:
+        kinds = {k: n for k, n in kinds.items() if n in seen and not k.startswith(OF_A_RUN)}
+    return sorted({*kinds.values(), max(seen, default=0) + 1})
+
+
+def _firsts(changes: list[str]) -> dict[str, int]:
+    """Return each kind of change with the number of the first one."""
+    kinds = [UNIQUE.sub("*", change) for change in changes]
+    return {kind: kinds.index(kind) + 1 for kind in kinds}
+
+
+#: How many deaths a scenario is played with.
+DEPTHS: dict[str, Callable[..., list[int]]] = {"quick": worth_most, "whole": worth_it}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +187,7 @@ class Matrix:
 
     scenario: Scenario
     folder: Path
+    choose: Callable[..., list[int]] = worth_it
 
     @property
     def store(self) -> Path:
@@ -177,7 +205,7 @@ class Matrix:
         for name in modules:  # not in each fork again
             importlib.import_module(name)
         whole = self._sound(lambda: state_of(self.store))
-        numbers = worth_it(changes, thorough=self.scenario.thorough)
+        numbers = self.choose(changes, thorough=self.scenario.thorough)
         points = [self._point(number, changes, old, whole) for number in numbers]
         return {"changes": changes, "points": [asdict(point) for point in points]}
 
@@ -233,18 +261,18 @@ class Matrix:
 
 def warm_reports() -> None:
     """Compile once the template that each report compiles anew."""
-    found = page._environment()
+    found = page.templates()
     found.get_template("report.html.j2")
-    page._environment = lambda: found
+    page.templates = lambda: found
 
 
 def main() -> int:
-    """Answer each line ``SCENARIO FOLDER`` of the standard input with its matrix."""
+    """Answer each line ``SCENARIO DEPTH FOLDER`` of the standard input with its matrix."""
     warm_reports()
     for line in sys.stdin:
-        name, folder = line.split()
+        name, depth, folder = line.split()
         try:
-            answer = Matrix(SCENARIOS[name], Path(folder)).run()
+            answer = Matrix(SCENARIOS[name], Path(folder), DEPTHS[depth]).run()
         except (RuntimeError, TimeoutError) as error:  # what the fork said is in our errors
             answer = {"error": str(error)}
         print(json.dumps(answer), flush=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
@@ -286,5 +287,20 @@ def names_in(version: Version) -> set[str]:
     return names
 
 
+class ManyVersions(Versions):
+    """The same at length."""
+
+
+#: A failure is shown as it was found, to be tried again by its blob: to shrink it takes many
+#: minutes, longer than a test may.
+BRIEF = settings(
+    deadline=None,
+    print_blob=True,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
 TestVersions = Versions.TestCase
-TestVersions.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestVersions.settings = settings(BRIEF, max_examples=12, stateful_step_count=16)
+TestManyVersions = pytest.mark.slow(ManyVersions.TestCase)
+TestManyVersions.settings = settings(BRIEF, max_examples=60, stateful_step_count=24)

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.killing import worth_it
+from tests.faults.killing import worth_it, worth_most
 from tests.faults.scenarios import SCENARIOS
 
 KILLING = Path(__file__).with_name("killing.py")
 ROOT = KILLING.parents[2]
 
-Matrix = Callable[[str], dict[str, Any]]
+Matrix = Callable[[str, str], dict[str, Any]]
+
+#: Each scenario with a death before each kind of change, and (slowly) before every one.
+PLAYS = [pytest.param(name, "quick", id=name) for name in SCENARIOS] + [
+    pytest.param(name, "whole", id=f"{name}-whole", marks=pytest.mark.slow) for name in SCENARIOS
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +42,12 @@ def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
         ) as process,
     ):
 
-        def play(name: str) -> dict[str, Any]:
+        def play(name: str, depth: str) -> dict[str, Any]:
             if process.stdin is None or process.stdout is None:
                 raise RuntimeError("not connected")
-            (folder / name).mkdir()
-            print(name, folder / name, file=process.stdin, flush=True)
+            place = folder / f"{name}-{depth}"
+            place.mkdir()
+            print(name, depth, place, file=process.stdin, flush=True)
             found: dict[str, Any] = json.loads(process.stdout.readline() or '{"error": "ended"}')
             assert "error" not in found, f"{found['error']}\n{log.read_text()[-4000:]}"
             return found
@@ -49,14 +55,16 @@ def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
         yield play
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_killed_at_every_change_it_is_finished_by_the_next(name: str, killer: Matrix) -> None:
+@pytest.mark.parametrize(("name", "depth"), PLAYS)
+def test_killed_at_every_change_it_is_finished_by_the_next(
+    name: str, depth: str, killer: Matrix
+) -> None:
     """Readers see the old version or the new one; the rerun leaves what a run without a fault does.
 
     That is: every version, every file of the store by its name and bytes (but for who made it and
     when), a sound `verify`, and nothing hidden left behind.
     """
-    found = killer(name)
+    found = killer(name, depth)
     points = found["points"]
     wrong = [
         f"killed before {point['number']} ({point['change']}): {problem}"
@@ -65,7 +73,8 @@ def test_killed_at_every_change_it_is_finished_by_the_next(name: str, killer: Ma
     ]
     assert not wrong, "\n".join(wrong[:40])
     killed = [point for point in points if point["died"]]
-    assert len(killed) >= SCENARIOS[name].least_points, found["changes"]
+    least = SCENARIOS[name].least_points if depth == "whole" else 2
+    assert len(killed) >= least, found["changes"]
 
 
 def test_points_are_around_each_visible_change_and_each_kind_of_others() -> None:
@@ -75,3 +84,11 @@ def test_points_are_around_each_visible_change_and_each_kind_of_others() -> None
     assert worth_it([*changes, "os.link /_log/1"], thorough=True) == [1, 2, 3, 5, 6]
     assert worth_it([*changes, "os.link /_log/1"], thorough=False) == [2, 5, 6]
     assert worth_it([changes[0], changes[3]], thorough=True) == [1, 3]
+
+
+def test_a_quick_look_takes_the_first_of_each_kind() -> None:
+    """Of a thorough scenario of all kinds, else of what readers see and not every run makes."""
+    run = ["open /.scratch/a.lock", "os.link /data/1", "os.link /_log/1"]
+    gc = ["os.remove /data/" + digit * 32 for digit in "01"]
+    assert worth_most([*run, *gc], thorough=True) == [1, 2, 3, 4, 6]
+    assert worth_most([*run, *gc], thorough=False) == [3, 4, 6]
