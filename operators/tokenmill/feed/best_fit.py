@@ -63,7 +63,7 @@ def _patterns(lengths: Rows, counts: Rows, window: int) -> list[tuple[_Content, 
     left = zip(order.tolist(), lengths[order].tolist(), counts[order].tolist(), strict=True)
     for number, length, count in left:
         while count:
-            at = bisect_left(rooms, max(length, 1))
+            at = bisect_left(rooms, length)
             if at < len(rooms):
                 room = rooms[at]
                 content, windows = held[room].pop()

@@ -319,7 +319,7 @@ def _check(sizes: Sizes, packing: Packing) -> None:
     stream = sizes.stream
     if stream.kind != "index":
         raise JobError(
-            f"stream {stream.name!r} has {stream.kind}, and only ids are packed",
+            f"{stream.name!r} has values of kind {stream.kind}: only ids are packed",
             path="feed.packing",
         )
     lengths = sizes.positions
