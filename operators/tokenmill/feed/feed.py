@@ -133,8 +133,11 @@ class Feed:
             if follow is None
             else follow_source(mixture, follow, reading, self._settings, cache=cache)
         )
-        form = Form(packing, buckets, tuple(transforms), seed)
         parts, all_streams = self._source.parts, self._source.streams
+        stacked = tuple(
+            s.name for s in all_streams if buckets and buckets in (s.name, s.aligned_with)
+        )
+        form = Form(packing, stacked, tuple(transforms), seed)
         self._reader = Reader(parts, all_streams, form, self._place, batch_size)
         self._stepper = Stepper(self._source, self._reader, threads=threads)
         self._step = self._iterators = 0

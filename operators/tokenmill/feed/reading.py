@@ -24,10 +24,10 @@ Transform = Callable[[Batch, Draw], Batch]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What becomes of the rows of a step: packed, stacked (rows of one shape), and transformed."""
+    """What becomes of the rows of a step: packed, stacked (streams of one shape), and transformed."""
 
     packing: Packing | None = None
-    stacked: str = ""
+    stacked: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
     seed: int = 0
 
@@ -110,7 +110,7 @@ class Reader:
         if self._moves() and len(self.parts) == 1 and self.form.packing is None:
             batch = self._moved(batch, 0)
         if self.form.stacked:
-            batch = {name: _stacked(values) for name, values in batch.items()}
+            batch = {**batch, **{name: _stacked(batch[name]) for name in self.form.stacked}}
         share = self.batch_size // self.place.world_size
         draw = Draw(self.form.seed, step, self.place.rank * share, share)
         for transform in self.form.transforms:

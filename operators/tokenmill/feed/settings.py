@@ -106,9 +106,14 @@ def _lane(part: OpenedPart, settings: Settings, seed: int) -> Lane:
     stream = part.opened.streams[names.index(name)]
     sizes = open_sizes(part.store, part.snapshot, plan, stream)
     if settings.packing is not None:
-        return PackedLane(sizes, settings.packing, seed=seed, shuffle=settings.shuffle)
-    options = {"seed": seed, "shuffle": settings.shuffle, "drop_last": settings.drop_last}
-    return BucketLane(sizes, settings.batch_size, **options)
+        return PackedLane.of(sizes, settings.packing, seed=seed, shuffle=settings.shuffle)
+    return BucketLane(
+        sizes,
+        settings.batch_size,
+        seed=seed,
+        shuffle=settings.shuffle,
+        drop_last=settings.drop_last,
+    )
 
 
 def _aligned(lane: Lane, settings: Settings) -> Lane:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from tokenmill.feed.files import ShardCache
@@ -66,7 +66,7 @@ class Source:
             groups=opened[0].groups,
             mix="" if self.is_single else setting_digest([mix, list(self.mixture.stages)]),
             where=setting_digest([part.where for part in opened if part.where]),
-            packing=setting_digest(settings.packing and settings.packing.to_json()),
+            packing=setting_digest(asdict(settings.packing) if settings.packing else None),
             buckets=settings.buckets,
             follow=self.follow.until if self.follow else "",
         )

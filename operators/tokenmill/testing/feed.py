@@ -85,19 +85,15 @@ def same_batch(one: Batch, other: Batch) -> bool:
     """Whether two batches have the same names, types, shapes and values."""
     if list(one) != list(other):
         return False
-    return all(
-        _same(a, b)
-        for name in one
-        for a, b in zip(_arrays(one[name]), _arrays(other[name]), strict=True)
-    )
+    return all(_same(one[name], other[name]) for name in one)
 
 
-def _arrays(values: Any) -> list[npt.NDArray[Any]]:
-    return values if isinstance(values, list) else [values]
-
-
-def _same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    return one.dtype == other.dtype and np.array_equal(one, other)
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.dtype != object:
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    if isinstance(one, list | np.ndarray) and isinstance(other, list | np.ndarray):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def _put(
