@@ -19,13 +19,16 @@ import pyarrow as pa
 from tokenmill.feed.bits import Bits
 from tokenmill.feed.manifest import Manifest
 from tokenmill.feed.plan import Plan
+from tokenmill.feed.pruning import KEY, may_match
 from tokenmill.feed.shown import Shown
 from tokenmill.feed.sides import Side, Sides
 from tokenmill.shards.select import read_columns
 from tokenmill.store.paths import LOG
+from tokenmill.store.segments import read_segments
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError, JobError
+from tokenmill_schemas.snapshot import FileRef
 from tokenmill_schemas.where import Where, parse
 
 R = TypeVar("R")
@@ -47,11 +50,15 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter, where the columns that it reads lie, and the groups that some of them are of."""
+    """A filter, where the columns that it reads lie, and the groups that some of them are of.
+
+    ``segments`` are those of the manifest, which has bounds of asset keys.
+    """
 
     where: Where
     sources: tuple[Columns, ...]
     sides: tuple[Side, ...]
+    segments: tuple[FileRef, ...]
 
     def plan(self, storage: Storage, shown: Shown) -> Plan:
         """Return where those of the shown rows lie for which the filter is true.
@@ -66,6 +73,8 @@ class Filter:
         if not self.where.columns:
             nothing = Shown(np.zeros_like(shown.held), {})
             return (shown if _constant(self.where) else nothing).plan()
+        if KEY in self.where.columns:
+            shown = shown.only(self._may_match(storage))
         bits = Bits.shown(shown.held, shown.gone)
         self._apply(storage, bits, shown.held)
         return Plan.of_bits(shown.held, bits)
@@ -81,6 +90,12 @@ class Filter:
             for start in range(0, len(shards), SHARDS_AT_ONCE):
                 for _ in pool.map(one, shards[start : start + SHARDS_AT_ONCE]):
                     pass
+
+    def _may_match(self, storage: Storage) -> npt.NDArray[np.bool_]:
+        """Return the shards that have room for keys of which the filter may be true."""
+        bounds = read_segments(storage, self.segments, ["min_key", "max_key"]).combine_chunks()
+        lows, highs = (pa.array(column.combine_chunks(), pa.string()) for column in bounds.columns)
+        return may_match(self.where, lows, highs)
 
     def _mask(self, storage: Storage, shard: int, samples: int) -> npt.NDArray[np.bool_]:
         columns: dict[str, pa.ChunkedArray] = {}
@@ -119,7 +134,7 @@ def open_filter(text: str, layout: ShardLayout, manifest: Manifest, sides: Sides
     _named(lambda: where.check(pa.schema(fields)))
     files = {"": manifest} | {group: side.manifest for group, side in opened.items()}
     sources = tuple(Columns(tuple(names), files[group].path) for group, names in groups.items())
-    return Filter(where, sources, tuple(opened.values()))
+    return Filter(where, sources, tuple(opened.values()), sides.snapshot.segments)
 
 
 def _named(do: Callable[[], R]) -> R:

@@ -36,12 +36,17 @@ class Shown:
 
     def covered_by(self, sides: Iterable[Side]) -> Shown:
         """Return those of the rows that have values in every one of some column groups."""
-        held, gone = self.held, dict(self.gone)
+        covered, gone = np.ones(len(self.held), bool), dict(self.gone)
         for side in sides:
-            held = np.where(side.covered, held, 0)
+            covered &= side.covered
             for shard, rows in side.absent.items():
                 gone[shard] = np.union1d(gone[shard], rows) if shard in gone else rows
-        return Shown(held, {shard: rows for shard, rows in gone.items() if held[shard]})
+        return Shown(self.held, gone).only(covered)
+
+    def only(self, shards: npt.NDArray[np.bool_]) -> Shown:
+        """Return those of the rows that are in some shards (bool[shards])."""
+        held = np.where(shards, self.held, 0)
+        return Shown(held, {shard: rows for shard, rows in self.gone.items() if held[shard]})
 
     def plan(self) -> Plan:
         """Return where the rows lie."""

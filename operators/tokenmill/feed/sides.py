@@ -72,13 +72,13 @@ class Sides:
     """The column groups of a version; each is opened when it is asked for, once."""
 
     def __init__(self, store: Store, snapshot: Snapshot, samples: Rows) -> None:
-        self._store, self._snapshot, self._samples = store, snapshot, samples
+        self.snapshot, self._store, self._samples = snapshot, store, samples
         self._sides: dict[str, Side] = {}
 
     @property
     def owners(self) -> dict[str, str]:
         """By each stream and column that groups add, the name of its group."""
-        return owners(self._snapshot)
+        return owners(self.snapshot)
 
     def open(self, name: str) -> Side:
         """Return a column group's files.
@@ -87,5 +87,5 @@ class Sides:
             StoreError: the group has no values left, or a file of it is damaged.
         """
         if name not in self._sides:
-            self._sides[name] = open_side(self._store, self._snapshot, name, self._samples)
+            self._sides[name] = open_side(self._store, self.snapshot, name, self._samples)
         return self._sides[name]
