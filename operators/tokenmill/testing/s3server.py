@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenmill.testing.children import tied
+
 #: How long the server may take to answer, and how often ports that were free may turn out taken.
 START_S = 30.0
 ATTEMPTS = 3
@@ -91,7 +93,7 @@ def _started(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]
         ports = _free_ports(len(PARTS))
         with log.open("wb") as output:
             command = _command(weed, folder, ports)
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(tied(command), stdout=output, stderr=output)
         server = S3Server(f"http://127.0.0.1:{ports[-1]}", pid=process.pid)
         if _answers(process, server.endpoint_url):
             return server, process, ports

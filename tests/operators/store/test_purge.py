@@ -339,8 +339,11 @@ def test_interrupted_at_any_write_the_same_commands_complete_it(
 
 
 def _chosen(fault: str, writes: int) -> Iterator[int]:
-    """Every second write, before which it may end; a sixth of them happen and are not answered."""
-    yield from range(1, writes + 1, 2 if fault == "full" else 6)
+    """Every third write, before which it may end; a ninth of them happen and are not answered.
+
+    A death at each of them is in ``tests/faults/test_protocol.py``.
+    """
+    yield from range(1, writes + 1, 3 if fault == "full" else 9)
 
 
 def _copied(base: Path, to: Path) -> Path:

@@ -18,11 +18,13 @@ import psutil
 import pytest
 from tests.pipelines.cli.conftest import command, environment
 
+from tokenmill.testing.children import tied
+
 T = TypeVar("T")
 
 #: The runner of a test looks for work at once.
 QUICK = {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 
 JOB = """
 [source]
@@ -72,7 +74,7 @@ class Api:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                     return loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
                 # What Prefect says when its database is busy; its own client asks again too.
@@ -167,7 +169,7 @@ def start_serving(folder: Path, home: Path) -> Serving:
     log = home / "serve.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command("serve", str(folder), "--json"),
+            tied(command("serve", str(folder), "--json")),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
