@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
-torch = pytest.importorskip("torch")
-from torch.utils.data import DataLoader  # noqa: E402
-
-from tokenmill.feed import Feed  # noqa: E402
-from tokenmill.feed.columns import Batch  # noqa: E402
-from tokenmill.feed.draw import Draw  # noqa: E402
-from tokenmill.feed.torch_dataset import FeedDataset, FeedLoader, WiredBatch  # noqa: E402
-from tokenmill.store import Store  # noqa: E402
-from tokenmill.testing.feed import build_store  # noqa: E402
-from tokenmill_schemas.arrow import ShardLayout  # noqa: E402
-from tokenmill_schemas.errors import JobError, StoreError  # noqa: E402
-from tokenmill_schemas.tokens import Axis, Stream, TokenSpec  # noqa: E402
+from tokenmill.feed import Feed
+from tokenmill.feed.columns import Batch
+from tokenmill.feed.draw import Draw
+from tokenmill.feed.torch_dataset import FeedDataset, FeedLoader, WiredBatch
+from tokenmill.store import Store
+from tokenmill.testing.feed import build_store
+from tokenmill_schemas.arrow import ShardLayout
+from tokenmill_schemas.errors import JobError, StoreError
+from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 #: torch warns where there are more workers than cores, which is what these tests want, and of what
 #: torchdata asks of it.

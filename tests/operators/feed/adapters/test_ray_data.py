@@ -102,7 +102,7 @@ def test_tasks_are_small_and_cut_at_shards(store: Store) -> None:
     source = RowDatasource(reader)
     tasks = source.get_read_tasks(3)
     assert [task.metadata.num_rows for task in tasks] == np.diff(reader.cuts(3)).tolist()
-    assert source.estimate_inmemory_data_size() == sum(t.metadata.size_bytes for t in tasks)
+    assert source.estimate_inmemory_data_size() == sum(t.metadata.size_bytes or 0 for t in tasks)
     blocks: list[Any] = [block for task in tasks for block in task()]
     assert sum(block.num_rows for block in blocks) == 123
     assert len(pickle.dumps(reader)) < 4000
