@@ -102,7 +102,10 @@ class Phi:
     def index(self, level: int, levels: int) -> int:
         """Return which of the K convolutions a level uses: that of the nearest tick."""
         k = len(self.biases)
-        ticks = np.linspace(1 / 3 / k, 1 - 1 / 3 / k, k) if k > 1 else np.array([0.5])
+        # Ticks as VAR places them, in this very form: of ten levels two lie half way between two of
+        # four ticks, and rounding decides.
+        edge = 1 / 3 / k if k == 4 else 1 / 2 / k
+        ticks = np.linspace(edge, 1 - edge, k)
         at = level / (levels - 1) if levels > 1 else 0.0
         return int(np.argmin(np.abs(ticks - at)))
 
