@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.files import ShardCache, default_cache
 from tokenmill.feed.follow import Follow
+from tokenmill.feed.migration import Migration, migrated, restored
 from tokenmill.feed.order import Shuffle
-from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref
+from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref, open_part
 from tokenmill.feed.reading import Form, Reader, Transform
 from tokenmill.feed.schedule import Place, StepSamples
 from tokenmill.feed.settings import Settings, check_settings
-from tokenmill.feed.source import follow_source, mixture_of, open_source
-from tokenmill.feed.state import check_state, state_from_json
+from tokenmill.feed.source import Source, follow_source, mixture_of, open_source
+from tokenmill.feed.state import state_from_json
 from tokenmill.feed.stepping import Stepper
 from tokenmill.store import Store
 from tokenmill_schemas.errors import JobError
@@ -128,6 +130,7 @@ class Feed:
             raise JobError("is not for a store that is still written", path="feed.epochs")
         mixture = mixture_of(source, ref=ref, since=since, where=where)
         cache = cache or ShardCache(default_cache())
+        self._opening = partial(open_part, reading=reading, cache=cache)
         self._source = (
             open_source(mixture, reading, self._settings, cache=cache)
             if follow is None
@@ -218,7 +221,7 @@ class Feed:
         """Steps of all `epochs`; None without end, or where the end is not known yet."""
         if self._again["follow"] is not None:
             return self._source.schedule.total_steps()
-        return None if self._epochs is None else self._source.schedule.epoch_steps(self._epochs)
+        return None if self._epochs is None else self._source.schedule.end_of(self._epochs)
 
     def __len__(self) -> int:
         """Return the number of steps of one epoch; of a followed store, of what is committed."""
@@ -294,9 +297,33 @@ class Feed:
             StoreError: the state belongs to another snapshot.
             JobError: it is no feed state, or was made with other settings.
         """
-        wanted = state_from_json(state)
-        check_state(wanted, self._source.state(self._step), uri=self._source.parts[0].store.uri)
-        self.seek(self._source.schedule.step_at(wanted.epoch, wanted.position))
+        source, step = restored(self._source, state_from_json(state), self._opening)
+        self._take(source, step)
+
+    def migrate(self, state: Mapping[str, Any]) -> Migration:
+        """Go on from a state that was made on another version of the store, or before a takedown.
+
+        The epoch that was begun is finished with what of it was not seen and is still there, and
+        with what this version adds, evenly mixed; epochs behind it are this version's own. Steps
+        count on. States that are saved from then on say so, and restore like any other.
+
+        Returns:
+            The books: how many samples were seen, are left, are gone, and are new.
+
+        Raises:
+            StoreError: the other version cannot be opened as it was, or its shards were written
+                anew since (compact, purge).
+            JobError: a setting differs from the state's, or is one (a mixture, buckets, columns of
+                groups) that cannot be carried over in the midst of an epoch.
+        """
+        source, step, books = migrated(self._source, state_from_json(state), self._opening)
+        self._take(source, step)
+        return books
+
+    def _take(self, source: Source, step: int) -> None:
+        self._source = source
+        self._stepper = Stepper(source, self._reader, threads=self._again["threads"])
+        self.seek(step)
 
     def seek(self, step: int) -> None:
         """Go to before a step; iterators made before end with an error."""

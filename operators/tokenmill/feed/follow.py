@@ -119,6 +119,10 @@ class FollowSchedule:
         """Return the steps whose samples are committed; ``epochs`` 0 has none."""
         return self.chapters.ends[-1] // self.batch_size if epochs and self.chapters.ends else 0
 
+    def end_of(self, epochs: int) -> int:
+        """Return the steps whose samples are committed."""
+        return self.epoch_steps(epochs)
+
     def total_steps(self) -> int | None:
         """Return all steps that there will ever be; None while the end is not known."""
         return self.epoch_steps() if self.chapters.closed else None

@@ -52,13 +52,15 @@ class Wanted:
     """What is read of a snapshot: streams (None: all of the store's own) and other columns.
 
     With ``since`` only the samples that are new since that version, see `tokenmill.store.diff`;
-    with ``where`` only those for which that filter is true, see `tokenmill_schemas.where`.
+    with ``where`` only those for which that filter is true, see `tokenmill_schemas.where`. With
+    ``taken`` as it was when there were so many takedowns, for bookkeeping and not for reading.
     """
 
     streams: tuple[str, ...] | None
     columns: tuple[str, ...]
     since: Snapshot | None = None
     where: str = ""
+    taken: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Opened:
     ``identity`` tells its content and what of it is hidden, ``where`` the canonical text of the
     filter over it ("" none), ``groups`` which column groups are read, ``uncovered`` how many
     samples are not shown, whatever the filter, for want of values in one of those. ``manifest``
-    knows the shards' files, and how many rows they have, hidden ones included.
+    knows the shards' files, and how many rows they have, hidden ones included. ``taken`` is the
+    number of the takedown up to which anything is hidden beyond the version's own tombstones.
     """
 
     snapshot: Snapshot
@@ -81,6 +84,7 @@ class Opened:
     streams: tuple[Stream, ...]
     columns: tuple[str, ...]
     manifest: Manifest
+    taken: int
 
     @property
     def samples(self) -> Rows:
@@ -98,7 +102,7 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
         StoreError: the snapshot has no shard, or one is missing or damaged.
     """
     manifest = open_manifest(store.storage, snapshot.segments)
-    layout, hidden = _layout(store, snapshot, manifest), store.hidden(snapshot)
+    layout, hidden = _layout(store, snapshot, manifest), store.hidden(snapshot, wanted.taken)
     own, chosen = _choose(snapshot, layout, wanted)
     sides = Sides(store, snapshot, manifest.samples)
     chooser = open_filter(wanted.where, layout, manifest, sides)
@@ -126,6 +130,7 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
         streams=streams,
         columns=columns,
         manifest=manifest,
+        taken=hidden.taken,
     )
 
 

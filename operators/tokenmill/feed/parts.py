@@ -109,12 +109,14 @@ def open_parts(
     """
     if not mixture.parts:
         raise JobError("has no parts", path="mixture")
-    parts = tuple(open_part(part, reading, cache) for part in mixture.parts)
+    parts = tuple(open_part(part, reading=reading, cache=cache) for part in mixture.parts)
     return parts, merged_streams(parts)
 
 
-def open_part(part: Part, reading: Reading, cache: ShardCache) -> OpenedPart:
-    """Open one part, and pin the version that it names."""
+def open_part(
+    part: Part, taken: int | None = None, *, reading: Reading, cache: ShardCache
+) -> OpenedPart:
+    """Open one part, and pin the version that it names; ``taken`` as in `Wanted`."""
     store = Store.open(part.store) if isinstance(part.store, str) else part.store
     snapshot = _snapshot(store, part.ref)
     if reading.fingerprint and snapshot.fingerprint != reading.fingerprint:
@@ -124,7 +126,7 @@ def open_part(part: Part, reading: Reading, cache: ShardCache) -> OpenedPart:
             uri=store.uri,
         )
     before = None if part.since is None else _snapshot(store, part.since)
-    wanted = Wanted(reading.streams, reading.columns, before, part.where)
+    wanted = Wanted(reading.streams, reading.columns, before, part.where, taken)
     # What was opened is pinned, so that a copy of the feed in another process reads the same.
     part = replace(part, store=store, ref=snapshot, since=before)
     return OpenedPart(part, store, snapshot, open_snapshot(store, snapshot, wanted, cache))

@@ -106,6 +106,14 @@ class Plan:
         """Samples that are shown."""
         return self.index.rows
 
+    def shown_rows(self) -> Rows:
+        """Return how many rows of each shard are shown: int64[shards]."""
+        shown = np.zeros(len(self.samples), np.int64)
+        for first in range(0, self.rows, 2**22):
+            rows = np.arange(first, min(first + 2**22, self.rows))
+            shown += np.bincount(self.index.locate(rows)[0], minlength=len(shown))
+        return shown
+
     def locate(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return the shard of each logical row, and the physical row in that shard.
 

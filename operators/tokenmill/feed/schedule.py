@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.blend import Blend
+from tokenmill.feed.carried import CarriedLane, ShiftedLane
 from tokenmill.feed.lanes import Items, Lane, Rows
 
 
@@ -118,12 +119,25 @@ class Schedule:
 
     def locate(self, step: int) -> tuple[int, int]:
         """Return a step's epoch and its first item in it; batches of a bucket count their rows."""
+        lane = self.lanes[0]
+        if isinstance(lane, CarriedLane | ShiftedLane):
+            return lane.place_of(step * self.batch_size)
         epoch, within = divmod(step, self.epoch_steps())
         return epoch, within * self.batch_size
 
     def step_at(self, epoch: int, position: int) -> int:
         """Return the step that begins with an item of an epoch."""
+        lane = self.lanes[0]
+        if isinstance(lane, CarriedLane | ShiftedLane):
+            return lane.number_of(epoch, position) // self.batch_size
         return epoch * self.epoch_steps() + position // self.batch_size
+
+    def end_of(self, epochs: int) -> int:
+        """Return the steps of so many epochs, counted from the start of training."""
+        lane = self.lanes[0]
+        if isinstance(lane, CarriedLane | ShiftedLane):
+            return self.step_at(epochs, 0)
+        return self.epoch_steps(epochs)
 
     def span(self, steps: range, place: Place) -> Span:
         """Return a rank's rows of some steps."""

@@ -77,12 +77,12 @@ def schedule_of(parts: Sequence[OpenedPart], mixture: Mixture, settings: Setting
         _check_shown(part)
     single = len(parts) == 1 and not mixture.stages
     lanes = tuple(
-        _lane(part, settings, derive_key("part", settings.seed, i) >> 1 if i else settings.seed)
+        lane_of(part, settings, derive_key("part", settings.seed, i) >> 1 if i else settings.seed)
         for i, part in enumerate(parts)
     )
     whole = bool(settings.buckets)
     if single and not whole:
-        lanes = (_aligned(lanes[0], settings),)
+        lanes = (aligned(lanes[0], settings),)
     blend = None if single else mixture.blend(1 if whole else settings.batch_size)
     schedule = Schedule(lanes, blend, settings.batch_size, whole)
     if not schedule.epoch_steps():
@@ -90,7 +90,8 @@ def schedule_of(parts: Sequence[OpenedPart], mixture: Mixture, settings: Setting
     return schedule
 
 
-def _lane(part: OpenedPart, settings: Settings, seed: int) -> Lane:
+def lane_of(part: OpenedPart, settings: Settings, seed: int) -> Lane:
+    """Return the lane of a part, all of whose samples an epoch shows."""
     plan = part.opened.plan
     name = settings.packing.stream if settings.packing else settings.buckets
     if not name:
@@ -116,7 +117,7 @@ def _lane(part: OpenedPart, settings: Settings, seed: int) -> Lane:
     )
 
 
-def _aligned(lane: Lane, settings: Settings) -> Lane:
+def aligned(lane: Lane, settings: Settings) -> Lane:
     """Return a lane whose epochs are whole batches."""
     full, rest = divmod(lane.items, settings.batch_size)
     steps = full + bool(rest and not settings.drop_last)

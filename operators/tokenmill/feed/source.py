@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from tokenmill.feed.carried import CarriedLane
 from tokenmill.feed.files import ShardCache
 from tokenmill.feed.follow import Chapters, Follow, FollowSchedule
 from tokenmill.feed.parts import (
@@ -32,7 +33,8 @@ class Source:
     """Opened parts and their schedule.
 
     ``mixture`` has its parts pinned to the versions that were opened: opened again, also in another
-    process, it gives the same. ``parts`` of a followed store grow.
+    process, it gives the same. ``parts`` of a followed store grow. ``legs`` and ``base`` are what
+    states keep of versions that an epoch was carried over from, see `FeedState`.
     """
 
     mixture: Mixture
@@ -41,6 +43,8 @@ class Source:
     parts: Sequence[OpenedPart]
     streams: tuple[Stream, ...]
     schedule: Schedule | FollowSchedule
+    legs: tuple[tuple[int, ...], ...] = ()
+    base: tuple[int, ...] = ()
 
     @property
     def is_single(self) -> bool:
@@ -53,6 +57,7 @@ class Source:
         opened = [part.opened for part in self.parts[: len(parts)]]
         names = [part.identity for part in opened]
         epoch, position = self.schedule.locate(step)
+        base, legs = self._history(epoch)
         mix = [[part.weight, sorted(part.offsets.items())] for part in parts]
         return FeedState(
             snapshot=(names[0] if self.is_single else digest(names))[:SNAPSHOT_DIGITS],
@@ -69,7 +74,16 @@ class Source:
             packing=setting_digest(asdict(settings.packing) if settings.packing else None),
             buckets=settings.buckets,
             follow=self.follow.until if self.follow else "",
+            taken=opened[0].taken,
+            base=base,
+            carried=legs,
         )
+
+    def _history(self, epoch: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        lane = self.schedule.lanes[0] if isinstance(self.schedule, Schedule) else None
+        if isinstance(lane, CarriedLane) and epoch > lane.epoch:
+            return (lane.then.start, lane.then.epoch), ()
+        return self.base, self.legs
 
 
 def mixture_of(source: Store | str | Mixture, *, ref: Ref, since: Ref, where: str) -> Mixture:

@@ -27,6 +27,11 @@ class FeedState:
     column groups that are read, in which every sample shown has values. ``mix``, ``where`` and
     ``packing`` are digests of those settings, "" where they are not used; ``buckets`` is the stream
     whose shapes make batches, ``follow`` the tag that ends a store that grows.
+
+    ``taken`` counts the takedowns at that time, where they hide anything of the snapshot. A state
+    that was carried over to another version says in ``carried`` which versions the epoch was shown
+    from before (number, ``taken``, position), and in ``base`` which item the numbering of a later
+    epoch begins with.
     """
 
     snapshot: str
@@ -43,6 +48,9 @@ class FeedState:
     packing: str = ""
     buckets: str = ""
     follow: str = ""
+    taken: int = 0
+    base: tuple[int, ...] = ()
+    carried: tuple[tuple[int, ...], ...] = ()
     format: int = STATE_FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -50,7 +58,11 @@ class FeedState:
         unused = {f.name: f.default for f in fields(self) if f.default is not MISSING}
         unused.pop("format")
         value = {k: v for k, v in asdict(self).items() if k not in unused or v != unused[k]}
-        return value | ({"groups": list(self.groups)} if self.groups else {})
+        return {k: _lists(v) for k, v in value.items()}
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def setting_digest(value: Any) -> str:
@@ -81,9 +93,7 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
         StoreError: it belongs to another snapshot.
         JobError: a setting differs, or the position is not one of this feed's.
     """
-    for name, what in (("mix", "stores, weights or offsets"), ("where", "filter")):
-        if getattr(state, name) != getattr(now, name):
-            raise _other_samples(name, what, bool(getattr(state, name)))
+    check_settings_of(state, now)
     if state.snapshot != now.snapshot:
         mend = (
             "samples of it were taken down since, so begin with a new feed, whose order leaves "
@@ -98,6 +108,17 @@ def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:
             f"feed reads snapshot {now.number} (content {now.snapshot[:12]}): {mend}",
             uri=uri,
         )
+
+
+def check_settings_of(state: FeedState, now: FeedState) -> None:
+    """Check that ``state`` was made with the settings of a feed whose state is ``now``.
+
+    Raises:
+        JobError: a setting differs, or the position is no step.
+    """
+    for name, what in (("mix", "stores, weights or offsets"), ("where", "filter")):
+        if getattr(state, name) != getattr(now, name):
+            raise _other_samples(name, what, bool(getattr(state, name)))
     for name in ("seed", "shuffle", "batch_size", "drop_last", "packing", "buckets", "follow"):
         was, given = getattr(state, name), getattr(now, name)
         if was != given:

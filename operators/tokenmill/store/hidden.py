@@ -32,11 +32,13 @@ class Hidden:
     """The rows of each shard that must not be shown, sorted and without repeats.
 
     ``later`` tells what takedowns hide beyond the version's own tombstones: "" nothing, else a
-    digest of it, for a feed of the version is then another one than before.
+    digest of it, for a feed of the version is then another one than before. ``taken`` is the
+    number of the newest takedown that was looked at where they hide anything, else 0.
     """
 
     by_path: dict[str, Rows] = field(default_factory=dict)
     later: str = ""
+    taken: int = 0
 
     @property
     def count(self) -> int:
@@ -59,22 +61,23 @@ class Hidden:
         return np.flatnonzero(shown)
 
 
-def hidden_of(storage: Storage, snapshot: Snapshot) -> Hidden:
-    """Return what a version must not show now."""
+def hidden_of(storage: Storage, snapshot: Snapshot, until: int | None = None) -> Hidden:
+    """Return what a version must not show now, or by the first ``until`` takedowns."""
     own = read_tables(storage, snapshot.tombstones, TOMBSTONE_SCHEMA, ["path", "row"])
-    since = Takedowns(storage).positions(["path", "row"])
+    taken = Takedowns(storage).newest() if until is None else until
+    since = Takedowns(storage).positions(["path", "row"], until=taken)
     if since.num_rows:
         shards = read_tables(storage, snapshot.segments, SEGMENT_SCHEMA, ["path"]).column("path")
         since = since.filter(pc.is_in(since.column("path"), value_set=shards.combine_chunks()))
-    return _hidden(own, since)
+    return _hidden(own, since, taken)
 
 
-def _hidden(own: pa.Table, since: pa.Table) -> Hidden:
+def _hidden(own: pa.Table, since: pa.Table, taken: int) -> Hidden:
     before = rows_by_path(own)
     both = rows_by_path(pa.concat_tables([own, since])) if since.num_rows else before
     if sum(map(len, both.values())) == sum(map(len, before.values())):
         return Hidden(before)
-    return Hidden(both, digest({path: rows.tolist() for path, rows in both.items()}))
+    return Hidden(both, digest({path: rows.tolist() for path, rows in both.items()}), taken)
 
 
 def rows_by_path(table: pa.Table) -> dict[str, Rows]:

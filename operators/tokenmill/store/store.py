@@ -198,9 +198,12 @@ class Store:
         """Make the next version of the branch from the newest one; see `transaction`."""
         return transact(self.log, change)
 
-    def hidden(self, snapshot: Snapshot) -> Hidden:
-        """Return the rows of a version's shards that must not be shown now."""
-        return hidden_of(self.storage, snapshot)
+    def hidden(self, snapshot: Snapshot, until: int | None = None) -> Hidden:
+        """Return the rows of a version's shards that must not be shown now.
+
+        ``until`` counts only the first takedowns: what was hidden when there were no more.
+        """
+        return hidden_of(self.storage, snapshot, until)
 
     def denied(self) -> frozenset[bytes]:
         """Return digests of the keys of assets that were taken down and may not come back."""

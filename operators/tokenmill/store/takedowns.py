@@ -111,15 +111,18 @@ class Takedowns:
         """Write a table that a record will name."""
         return put_rows(self.storage, TABLES, table)
 
-    def positions(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def positions(
+        self, columns: Sequence[str] | None = None, *, until: int | None = None
+    ) -> pa.Table:
         """Return every sample that was taken down (`TOMBSTONE_SCHEMA`), but for what was purged.
 
         Positions name samples, so a purge deletes them: no version has those rows any more.
+        ``until`` counts only the first records, as of when there were no more.
         """
         records = self.records()
         gone, purged = covered(records, "purged"), covered(records, "purge")
-        refs = [ref for record in records for ref in record.positions if record.number > purged]
-        left = [record for record in records if gone < record.number <= purged]
+        refs = [r for record in records[:until] for r in record.positions if record.number > purged]
+        left = [record for record in records[:until] if gone < record.number <= purged]
         due = [ref for record in left for ref in record.positions]
         refs += [ref for ref in due if self.storage.exists(ref.path)]
         try:
