@@ -16,6 +16,11 @@ from tokenmill_schemas.errors import TransientError
 
 #: What a stream over a URL reads ahead.
 BLOCK_BYTES = 8 * 2**20
+#: What `AheadReads` fetches beyond what was asked for, at first and at the most.
+AHEAD_BYTES = 64 * 2**10
+MOST_AHEAD_BYTES = 4 * 2**20
+#: Parts so near each other are read with what lies between: some 10 ms of a request's 20.
+NEAR_BYTES = 512 * 2**10
 
 
 class RangeFile(io.RawIOBase):
@@ -62,8 +67,42 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
 
-def open_ranges(storage: Storage, path: str) -> BinaryIO:
+class AheadReads:
+    """Ranges of a file by few requests: the first fetches the file's end, others more than asked.
+
+    For readers of a footer and then of parts that lie in order, as those of Arrow and Parquet files
+    do. How far it reads ahead grows while the parts lie so near each other that a request costs
+    more than what is between them.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        """Take what `RangeFile` takes."""
+        self._read, self._size = read, size
+        self._end = max(0, size - AHEAD_BYTES), b""
+        self._last = 0, b""
+        self._ahead = AHEAD_BYTES
+
+    def __call__(self, start: int, stop: int) -> bytes:
+        """Return the bytes from ``start`` to ``stop``; fewer if the file was cut off meanwhile."""
+        first, data = self._end
+        if start >= first:
+            if not data:
+                data = self._read(first, self._size)
+                self._end = first, data
+            return data[start - first : stop - first]
+        first, data = self._last
+        if start < first or stop > first + len(data):
+            near = bool(data) and 0 <= start - first - len(data) < NEAR_BYTES
+            self._ahead = min(MOST_AHEAD_BYTES, 4 * self._ahead) if near else AHEAD_BYTES
+            first, data = start, self._read(start, min(self._size, stop + self._ahead))
+            self._last = first, data
+        return data[start - first : stop - first]
+
+
+def open_ranges(storage: Storage, path: str, *, ahead: bool = False) -> BinaryIO:
     """Open a stored file for reading parts of it: a local file itself, else range reads.
+
+    Each read is a request; with ``ahead`` each request fetches more, see `AheadReads`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -74,7 +113,11 @@ def open_ranges(storage: Storage, path: str) -> BinaryIO:
     size = storage.size(path)
     if size is None:
         raise FileNotFoundError(f"{storage.uri}/{path}")
-    return cast("BinaryIO", RangeFile(lambda start, stop: storage.read(path, start, stop), size))
+
+    def read(start: int, stop: int) -> bytes:
+        return storage.read(path, start, stop)
+
+    return cast("BinaryIO", RangeFile(AheadReads(read, size) if ahead else read, size))
 
 
 def open_remote(uri: str, options: Mapping[str, Any], *, retry: Retry | None = None) -> BinaryIO:

@@ -49,7 +49,7 @@ def stored_layout(storage: Storage, path: str) -> ShardLayout:
         with stored_shard(storage, path) as shard:
             return shard.layout
     try:
-        with open_ranges(storage, path) as stream:
+        with open_ranges(storage, path, ahead=True) as stream:
             return layout_of(pa.ipc.open_file(pa.PythonFile(stream, mode="r")).schema)
     except FileNotFoundError as error:
         raise CorruptShardError(f"{path} is missing", uri=storage.uri) from error
@@ -81,7 +81,7 @@ def _of_arrow(storage: Storage, path: str, names: Sequence[str]) -> pa.Table:
         with pa.memory_map(str(local)) as source:
             # Nothing is read before it is used, and choosing fields costs 20 times the opening.
             return pa.ipc.open_file(source).read_all().select(list(names))
-    with open_ranges(storage, path) as stream:
+    with open_ranges(storage, path, ahead=True) as stream:
         source = pa.PythonFile(stream, mode="r")
         schema = pa.ipc.open_file(source).schema
         wanted = [schema.get_field_index(name) for name in names]
