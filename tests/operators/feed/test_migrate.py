@@ -1,4 +1,4 @@
-"""Going on from a state on another version: the rest of the epoch and what is new, nothing twice."""
+"""Going on from a state on another version: the rest of the epoch and the new, nothing twice."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 def shown(feed: Feed, steps: int) -> list[str]:
     """The assets of the next steps."""
-    return [name[:4] for batch in islice(feed, steps) for name in batch["sample_id"]]
+    return [str(name)[:4] for batch in islice(feed, steps) for name in batch["sample_id"]]
 
 
 def left(feed: Feed) -> list[str]:
@@ -89,7 +89,7 @@ def test_new_samples_are_dealt_evenly(store: Store) -> None:
 
 
 def test_what_is_gone_leaves_no_hole(store: Store) -> None:
-    """Samples that were taken down or replaced are not shown; changed ones come in their new form."""
+    """What was taken down or replaced is not shown; changed samples come in their new form."""
     old = Feed(store, **ALL)
     before = shown(old, 3)
     unseen = sorted(set(assets(0, 40)) - set(before))
