@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ from tokenmill.feed.files import ShardFiles
 from tokenmill.feed.gather import AddressSpan
 from tokenmill.shards.arrow import ArrowShardReader
 from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
-from tokenmill_schemas.arrow import Packing
+from tokenmill.shards.packing import narrowest, unpack
+from tokenmill_schemas.arrow import Packing, bits_per_value, is_packed, values_per_sample
 from tokenmill_schemas.errors import CorruptShardError
 from tokenmill_schemas.tokens import Stream
 
@@ -26,6 +28,8 @@ Rows = npt.NDArray[np.int64]
 
 #: Shards that stay mapped. A map costs address space and a few kilobytes, not memory.
 OPEN_SHARDS = 4096
+#: Packed values that are copied and unpacked at once.
+UNPACKED_VALUES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,22 @@ class _Copies:
         return -(-len(self.places) // self.share)
 
     def __getitem__(self, index: int) -> Values:
+        places = self.places[index * self.share : (index + 1) * self.share]
+        if not is_packed(self.stream, self.packing):
+            return unpack_rows(self._stored(places), self.stream, self.packing)
+        bits, values = bits_per_value(self.stream), values_per_sample(self.stream) or 0
+        out = np.empty((len(places), values), narrowest(bits))
+        # In parts, which are unpacked while they are in the processor's cache.
+        step = max(1, UNPACKED_VALUES // max(1, values))
+        for start in range(0, len(places), step):
+            part = slice(start, start + step)
+            unpack(self._stored(places[part]), bits, values, out[part])
+        typed = out.astype(self.stream.storage_dtype, copy=False)
+        return typed.reshape(-1, *self.stream.shape)
+
+    def _stored(self, places: Rows) -> npt.NDArray[Any]:
         size, dtype = stored_row(self.stream, self.packing)
-        rows = self.span.copy(self.places[index * self.share : (index + 1) * self.share], size)
-        stored = rows.view(dtype).reshape(-1, size // dtype.itemsize)
-        return unpack_rows(stored, self.stream, self.packing)
+        return self.span.copy(places, size).view(dtype).reshape(-1, size // dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,14 @@ import numpy.typing as npt
 
 UInt = npt.NDArray[np.unsignedinteger[Any]]
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
 
 LANES = 8
 MAX_BITS = 64
 #: Values handled at once: enough to hide numpy's per-call cost, little enough for the caches.
 BLOCK_VALUES = 1 << 18
+#: Words unpacked at once, for the same reasons.
+PIECE_WORDS = 1 << 14
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -64,13 +67,23 @@ def pack(values: npt.NDArray[Any], bits: int) -> Bytes:
     return out
 
 
-def unpack(packed: Bytes, bits: int, count: int) -> UInt:
+def unpack(packed: Bytes, bits: int, count: int, out: UInt | None = None) -> UInt:
     """Return the values of packed rows: ``uint[rows, count]`` of the narrowest type.
 
+    ``out``, if given, is a contiguous array of that type and shape to write them to.
+
     Raises:
-        ValueError: ``bits`` is not from 1 to 64, or a row has other than
-            ``packed_bytes(count, bits)`` bytes.
+        ValueError: ``bits`` is not from 1 to 64, a row has other than
+            ``packed_bytes(count, bits)`` bytes, or ``out`` is not as it should be.
     """
+    values = _unpacked(packed, bits, count, out)
+    if out is None or values is out:
+        return values
+    out[...] = values
+    return out
+
+
+def _unpacked(packed: Bytes, bits: int, count: int, out: UInt | None) -> UInt:
     dtype = narrowest(bits)
     width = packed_bytes(count, bits)
     if packed.ndim != 2 or packed.shape[1] != width:
@@ -78,6 +91,12 @@ def unpack(packed: Bytes, bits: int, count: int) -> UInt:
             f"{count} values of {bits} bits are rows of {width} bytes, got shape {packed.shape}"
         )
     rows = packed.shape[0]
+    if out is not None and not (
+        out.dtype == dtype and out.shape == (rows, count) and out.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"out must be contiguous {dtype}[{rows}, {count}], is {out.dtype}{out.shape}"
+        )
     if not packed.size:
         return np.zeros((rows, count), dtype)
     if bits == 1:
@@ -85,7 +104,7 @@ def unpack(packed: Bytes, bits: int, count: int) -> UInt:
     if bits == 8 * dtype.itemsize:
         flat = np.ascontiguousarray(packed).reshape(-1).view(dtype.newbyteorder("<"))
         return flat.astype(dtype, copy=False).reshape(rows, count)
-    out = np.empty((rows, count), dtype)
+    out = np.empty((rows, count), dtype) if out is None else out
     method = _unpack_words if _fits_words(bits) else _unpack_groups
     for block in _blocks(rows, count):
         groups = _padded(packed[block], bits * _groups(count)).reshape(-1, bits)
@@ -141,20 +160,27 @@ def _unpack_words(packed: Bytes, bits: int, out: UInt) -> None:
     """Unpack ``uint8[groups, bits]`` into contiguous ``[groups, 8]``, a word at a time."""
     data, words = packed.reshape(-1), out.reshape(-1).view(np.uint64)
     runs = _runs(bits, out.itemsize)
-    if runs[0][1] % 8 == 0:
+    width, size = 8 * out.itemsize, runs[0][1]
+    low = np.empty(min(len(words), PIECE_WORDS), np.uint64)
+    if size % 8 == 0:
         # All runs begin on a byte: they are one sequence.
-        _read_words(data, 0, runs[0][1] // 8, words)
-        _spread(words, bits, 8 * out.itemsize)
+        for start in range(0, len(words), PIECE_WORDS):
+            piece = words[start : start + PIECE_WORDS]
+            _read_words(data, start * size // 8, size // 8, piece)
+            _spread(piece, bits, width, low[: len(piece)])
         return
-    lane = np.empty(len(packed), np.uint64)
-    for i, (first, _) in enumerate(runs):
-        _read_words(data, first // 8, bits, lane)
-        lane >>= np.uint64(first % 8)
-        _spread(lane, bits, 8 * out.itemsize)
-        words[i :: len(runs)] = lane
+    piece = np.empty_like(low)
+    for start in range(0, len(packed), PIECE_WORDS):
+        count = min(PIECE_WORDS, len(packed) - start)
+        for i, (first, _) in enumerate(runs):
+            lane = piece[:count]
+            _read_words(data, start * bits + first // 8, bits, lane)
+            lane >>= np.uint64(first % 8)
+            _spread(lane, bits, width, low[:count])
+            words[start * len(runs) + i : (start + count) * len(runs) : len(runs)] = lane
 
 
-def _read_words(data: Bytes, start: int, stride: int, out: npt.NDArray[np.uint64]) -> None:
+def _read_words(data: Bytes, start: int, stride: int, out: Words) -> None:
     """Read a word from byte ``start`` on and from every ``stride``-th one after it."""
     whole = max(0, min(len(out), (len(data) - start - 8) // stride + 1))
     out[:whole] = np.ndarray((whole,), np.uint64, data, start, (stride,))
@@ -163,12 +189,15 @@ def _read_words(data: Bytes, start: int, stride: int, out: npt.NDArray[np.uint64
     out[whole:] = np.ndarray((len(out) - whole,), np.uint64, rest, 0, (stride,))
 
 
-def _spread(words: npt.NDArray[np.uint64], bits: int, width: int) -> None:
-    """Move the values of ``bits`` bits that fill each word from its lowest on to ``width`` bits."""
+def _spread(words: Words, bits: int, width: int, low: Words) -> None:
+    """Move the values of ``bits`` bits that fill each word from its lowest on to ``width`` bits.
+
+    ``low`` is room for as many words.
+    """
     if width == 64:
         words &= np.uint64((1 << bits) - 1)
         return
-    low, slot = np.empty_like(words), 64
+    slot = 64
     while slot > width:
         half = slot // 2
         kept = half // width * bits

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -44,6 +46,27 @@ def test_unpacking_gives_back_what_was_packed(
     back = packing.unpack(packing.pack(values, bits), bits, values.shape[1])
     assert back.dtype == packing.narrowest(bits)
     assert np.array_equal(back, values)
+
+
+@given(matrices(), st.integers(1, 9))
+def test_unpacking_by_pieces_into_an_array_is_the_same(
+    case: tuple[npt.NDArray[np.uint64], int], piece: int
+) -> None:
+    """Where words are cut into pieces changes nothing, nor does whose array they go to."""
+    values, bits = case
+    out = np.empty(values.shape, packing.narrowest(bits))
+    with mock.patch.object(packing, "PIECE_WORDS", piece):
+        back = packing.unpack(packing.pack(values, bits), bits, values.shape[1], out)
+    assert back is out
+    assert np.array_equal(out, values)
+
+
+def test_an_array_of_another_type_or_shape_is_refused() -> None:
+    """What is written to must be what would have been returned."""
+    packed = packing.pack(np.zeros((2, 8), np.uint16), 14)
+    for out in (np.empty((2, 8), np.uint32), np.empty((1, 8), np.uint16)):
+        with pytest.raises(ValueError, match="out must be"):
+            packing.unpack(packed, 14, 8, out)
 
 
 @pytest.mark.parametrize("bits", [10, 14, 18, 33])
