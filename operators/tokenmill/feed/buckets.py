@@ -44,7 +44,7 @@ class Selection:
     def __init__(self, sizes: Sizes) -> None:
         self._codes = codes = sizes.codes(slice(None))
         shapes, size = len(sizes.shapes), BLOCK_ROWS
-        while -(-len(codes) // size) * shapes > TABLE_ENTRIES:
+        while size < len(codes) and -(-len(codes) // size) * shapes > TABLE_ENTRIES:
             size *= 2
         self._size = size
         blocks = -(-len(codes) // size)
