@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.store.segments import read_segments
-from tokenmill.store.tables import WHOLE_BYTES
+from tokenmill.store.tables import WHOLE_BYTES, read_head
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.snapshot import FileRef
 
@@ -109,6 +109,9 @@ class SegmentManifest:
         self._samples: Rows = table.column("samples").to_numpy()
         self._ends = list(accumulate(ref.rows for ref in refs))
         self._tables: dict[int, pa.Table] = {}
+        # The first shard tells the columns of all: of it alone is asked when a feed is opened.
+        self._first = int(np.argmax(self._samples > 0)) if len(self._samples) else 0
+        self._head: pa.Table | None = None
 
     @property
     def samples(self) -> Rows:
@@ -118,7 +121,7 @@ class SegmentManifest:
     @property
     def format(self) -> str:
         """Kind of the files' format: that of the first which there is."""
-        return str(self._fact("format", int(np.argmax(self._samples > 0))))
+        return str(self._fact("format", self._first))
 
     def path(self, shard: int) -> str:
         """Return a file's path in the store."""
@@ -138,13 +141,18 @@ class SegmentManifest:
 
     def _fact(self, name: str, shard: int) -> pa.Scalar:
         segment = bisect_right(self._ends, shard)
+        row = shard - self._ends[segment] + self._refs[segment].rows
         table = self._tables.get(segment)
-        if table is None:
+        if table is None and shard == self._first:
+            if self._head is None:
+                self._head = read_head(self._storage, self._refs[segment], FACTS, row + 1)
+            table = self._head
+        elif table is None:
             table = read_segments(self._storage, [self._refs[segment]], FACTS).combine_chunks()
             # Replaced as a whole: others may be looking at it.
             kept = list(self._tables.items())[max(0, len(self._tables) + 1 - self._limit) :]
             self._tables = dict([*kept, (segment, table)])
-        return table.column(name)[shard - self._ends[segment] + self._refs[segment].rows]
+        return table.column(name)[row]
 
 
 def open_manifest(storage: Storage, refs: Sequence[FileRef]) -> Manifest:

@@ -36,9 +36,10 @@ class Stretches:
         marks = -(-rows >> shift)
         # A stretch is the one of every mark from its start on, until the next one begins.
         firsts = -(-starts[:-1] >> shift)
-        guesses = np.cumsum(np.bincount(firsts, minlength=marks)[:marks], dtype=np.int32)
+        guesses = np.bincount(firsts, minlength=marks)[:marks]
+        np.cumsum(guesses, out=guesses)
         guesses -= 1
-        return cls(starts, guesses, shift)
+        return cls(starts, guesses.astype(np.int32), shift)
 
     @property
     def rows(self) -> int:

@@ -171,9 +171,26 @@ def read_table(storage: Storage, ref: FileRef, columns: Sequence[str] | None = N
         CorruptShardError: the file is missing or its bytes are not those that were committed.
     """
     if columns is not None and ref.bytes > WHOLE_BYTES:
-        return _read_columns(storage, ref, columns)
+        names = columns
+        return _by_ranges(storage, ref, lambda file: file.read(columns=_there(file, names)))
     with pq.ParquetFile(pa.BufferReader(checked_bytes(storage, ref))) as file:
         return file.read(columns=_there(file, columns))
+
+
+def read_head(storage: Storage, ref: FileRef, columns: Sequence[str], rows: int) -> pa.Table:
+    """Read the first ``rows`` rows of a table file, which costs little more than they are.
+
+    Raises:
+        CorruptShardError: the file is missing or its bytes are not those that were committed.
+    """
+    if ref.bytes <= WHOLE_BYTES:
+        return read_table(storage, ref, columns).slice(0, rows)
+
+    def read(file: pq.ParquetFile) -> pa.Table:
+        batches = file.iter_batches(rows, columns=_there(file, columns), use_threads=False)
+        return pa.Table.from_batches([next(batches)])
+
+    return _by_ranges(storage, ref, read)
 
 
 def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
@@ -181,7 +198,10 @@ def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
     return names if columns is None else [name for name in columns if name in names]
 
 
-def _read_columns(storage: Storage, ref: FileRef, columns: Sequence[str]) -> pa.Table:
+def _by_ranges(
+    storage: Storage, ref: FileRef, read: Callable[[pq.ParquetFile], pa.Table]
+) -> pa.Table:
+    """Return what ``read`` reads of a table file, whose pages are checked by their own sums."""
     try:
         with open_ranges(storage, ref.path) as stream:
             if stream.seek(0, io.SEEK_END) != ref.bytes:
@@ -190,7 +210,7 @@ def _read_columns(storage: Storage, ref: FileRef, columns: Sequence[str]) -> pa.
                     uri=storage.uri,
                 )
             with pq.ParquetFile(stream, page_checksum_verification=True) as file:
-                return file.read(columns=_there(file, columns))
+                return read(file)
     except FileNotFoundError as error:
         raise CorruptShardError(f"{ref.path} is missing", uri=storage.uri) from error
     except (pa.ArrowException, OSError) as error:
