@@ -6,7 +6,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("schemas", "infra", "operators", "pipelines")
 LAYERS = ("tokenmill_schemas", "tokenmill_infra", "tokenmill", "tokenmill_pipelines")
-FILES = sorted(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))
+PACKAGES = [ROOT / folder / layer for folder, layer in zip(FOLDERS, LAYERS, strict=True)]
+FILES = sorted(path for package in PACKAGES for path in package.rglob("*.py"))
 HEAVY = {"ray": "tokenmill_infra/cluster", "prefect": "tokenmill_pipelines/flows"}
 
 

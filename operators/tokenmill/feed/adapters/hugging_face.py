@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from datasets.table import InMemoryTable, table_cast  # pyright: ignore[reportMi
 from tokenmill.feed.columns import Batch, Values
 from tokenmill.feed.files import ShardCache, default_cache
 from tokenmill.feed.opening import row_bytes
-from tokenmill.feed.parts import OpenedPart, Part, Reading, open_part
+from tokenmill.feed.parts import Mixture, OpenedPart, Part, Reading, open_parts
 from tokenmill.store import Store
 from tokenmill_schemas.arrow import is_packed
 from tokenmill_schemas.canonical import digest
@@ -95,7 +95,7 @@ def read_huggingface(
     """
     part = source if isinstance(source, Part) else Part(source)
     reading = Reading(None if streams is None else tuple(streams), tuple(columns))
-    found = open_part(part, reading, cache or ShardCache(default_cache()))
+    found = open_parts(Mixture((part,)), reading, cache or ShardCache(default_cache()))[0][0]
     mapping = _mapping(found)
     if mapping is None:
         return datasets.Dataset.from_file(str(_written(found, cache_dir)))
@@ -192,12 +192,11 @@ def _written(part: OpenedPart, folder: Path | None) -> Path:
 
 
 def _write(part: OpenedPart, path: Path) -> None:
-    writer: pa.RecordBatchWriter | None = None
-    for table in _tables(part):
-        writer = writer or pa.ipc.new_stream(str(path), table.schema)
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
+    tables = _tables(part)
+    first = next(tables)
+    with pa.ipc.new_stream(str(path), first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
 
 
 def _tables(part: OpenedPart) -> Iterator[pa.Table]:
