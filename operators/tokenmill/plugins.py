@@ -11,6 +11,7 @@ import importlib.abc
 import importlib.util
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from tokenmill_schemas.errors import JobError
@@ -27,6 +28,7 @@ def kinds(package: str) -> list[str]:
     return sorted(name for name in names if _offers(f"{package}.{name}"))
 
 
+@cache
 def _offers(name: str) -> bool:
     spec = importlib.util.find_spec(name)
     loader = spec.loader if spec else None

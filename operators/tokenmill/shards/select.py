@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,9 +25,10 @@ def stored_shard(storage: Storage, path: str) -> Iterator[ShardReader]:
         CorruptShardError: it is missing or not a whole shard.
     """
     local = storage.local(path)
-    with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+    with ExitStack() as stack:
         try:
             if local is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenmill-"))
                 local = Path(folder, Path(path).name)
                 local.write_bytes(storage.read(path))
             reader = open_shard(local)
