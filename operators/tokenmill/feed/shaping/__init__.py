@@ -7,6 +7,8 @@ of the families:
 
 ========== =========================================================================================
 flatten    `Flatten`, `Part`: several streams, residual depth, product codes, text, specials, EOL
+select     `Take`, `MapIds`: parts of a stream, ids looked up
+positions  `Positions`: grid coordinates, starts of windows
 orders     `Reorder`, `RandomOrder`, `Restore`: raster, near-to-far, random, reversed, curves
 prefix     `KeepPrefix`: nested prefixes
 pyramid    `TeacherInput`, `Phi`: levels, and the teacher-forcing input of VAR
@@ -19,7 +21,7 @@ implicit   `fsq_codebook`, `lfq_codebook`: codebooks that follow from a rule
 latents    `ToLatent`, `Standardise`, `QuantiseChannels`: continuous latents
 views      `OneView`: one of several stored views
 dropout    `DropCondition`, `ChooseCaption`: classifier-free guidance, captions
-ragged     `Pad`, `Begin`, `SeparateBlocks`: sequences of varying length
+ragged     `Pad`, `Begin`, `SeparateBlocks`, `BlockIndex`: sequences of varying length
 sets       `ShuffleSet`, `SortSet`, `ScaleCoords`, `JoinPoints`: sets and sparse voxels
 ========== =========================================================================================
 """
@@ -33,9 +35,11 @@ from tokenmill.feed.shaping.latents import QuantiseChannels, Standardise, ToLate
 from tokenmill.feed.shaping.masking import MAGE, MAR, MaskTokens, Schedule, TruncatedNormal
 from tokenmill.feed.shaping.neighbours import Perturb, nearest_codes
 from tokenmill.feed.shaping.orders import RandomOrder, Reorder, Restore, order_of
+from tokenmill.feed.shaping.positions import Positions
 from tokenmill.feed.shaping.prefix import KeepPrefix
 from tokenmill.feed.shaping.pyramid import Phi, TeacherInput
-from tokenmill.feed.shaping.ragged import Begin, Pad, SeparateBlocks
+from tokenmill.feed.shaping.ragged import Begin, BlockIndex, Pad, SeparateBlocks
+from tokenmill.feed.shaping.select import MapIds, Take
 from tokenmill.feed.shaping.sets import JoinPoints, ScaleCoords, ShuffleSet, SortSet
 from tokenmill.feed.shaping.views import OneView
 from tokenmill.feed.shaping.windows import MergeWindows
@@ -44,12 +48,14 @@ __all__ = [
     "MAGE",
     "MAR",
     "Begin",
+    "BlockIndex",
     "ChooseCaption",
     "DropCondition",
     "Flatten",
     "GroupBits",
     "JoinPoints",
     "KeepPrefix",
+    "MapIds",
     "MaskTokens",
     "MergeWindows",
     "OneView",
@@ -57,6 +63,7 @@ __all__ = [
     "Part",
     "Perturb",
     "Phi",
+    "Positions",
     "QuantiseChannels",
     "RandomOrder",
     "Reorder",
@@ -70,6 +77,7 @@ __all__ = [
     "SortSet",
     "SplitIds",
     "Standardise",
+    "Take",
     "TeacherInput",
     "ToLatent",
     "TruncatedNormal",

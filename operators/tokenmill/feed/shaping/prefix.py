@@ -36,7 +36,8 @@ class KeepPrefix:
             ``uniform_pow2`` uniform, rounded up to a power of two; ``fixed`` always ``high``;
             ``among`` one of ``lengths``.
         low, high: shortest and longest prefix. `of` takes them from a stream.
-        multiple_of: prefixes are rounded up to this many tokens (a group that decodes together).
+        multiple_of: for ``uniform``, the size of groups that decode together: whole groups are
+            kept.
         lengths: for ``among``.
         per_sample: whether each sample draws its own.
         pad: what stands behind a sample's own prefix.
@@ -58,6 +59,8 @@ class KeepPrefix:
             )
         if self.multiple_of < 1 or self.high % self.multiple_of:
             raise problem(f"{self.high} tokens are no multiple of {self.multiple_of}")
+        if self.multiple_of > 1 and self.rule != "uniform":
+            raise problem(f"rule {self.rule!r} keeps no multiples of {self.multiple_of}")
         if self.rule == "among" and not self.lengths:
             raise problem("rule 'among' needs lengths")
         if any(not self.low <= n <= self.high for n in self.lengths):
@@ -93,11 +96,13 @@ class KeepPrefix:
             choices = np.array(self._powers() if self.rule == "pow2" else self.lengths)
             kept = choices[draw.integers(name, len(choices))[:, 0]]
         else:
-            kept = self.low + draw.integers(name, self.high - self.low + 1)[:, 0]
+            # Whole groups, each number of them alike: not the first group once in a while.
+            step = self.multiple_of
+            first, last = -(-self.low // step), self.high // step
+            kept = step * (first + draw.integers(name, last - first + 1)[:, 0])
         if self.rule == "uniform_pow2":
             kept = 1 << np.ceil(np.log2(kept)).astype(np.int64)
-        groups = -(-kept // self.multiple_of) * self.multiple_of
-        return np.asarray(np.minimum(groups, self.high), np.int64)
+        return np.asarray(np.minimum(kept, self.high), np.int64)
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
         """Cut or mask the stream.

@@ -146,6 +146,34 @@ class SeparateBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockIndex:
+    """Adds ``"<name>.block"``: the number of the block that each token is of, a list of int64[n].
+
+    Levels of an octree (OctGPT, arXiv:2504.09975) and blocks of frames differ in length from sample
+    to sample.
+    """
+
+    name: str
+    lengths: str
+
+    def __call__(self, batch: Batch, draw: Draw) -> Batch:
+        """Add the numbers.
+
+        Raises:
+            JobError: lengths do not add up.
+        """
+        del draw
+        found = []
+        rows, counts = values_of(batch, self.name), values_of(batch, self.lengths)
+        for row, lengths in zip(rows, counts, strict=True):
+            index = np.repeat(np.arange(len(lengths)), lengths)
+            if len(index) != len(row):
+                raise problem(f"blocks {list(lengths)} of {self.name!r} are not its {len(row)} ids")
+            found.append(index)
+        return {**batch, f"{self.name}.block": found}
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """Puts one id before every sequence, a class label among them: ``int64[B, 1 + n]``.
 
