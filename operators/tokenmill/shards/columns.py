@@ -23,6 +23,7 @@ from tokenmill_schemas.arrow import (
     stream_fields,
     values_per_sample,
 )
+from tokenmill_schemas.shapes import encode_shapes
 from tokenmill_schemas.tokens import Stream, TokenSpec
 
 Array = npt.NDArray[Any]
@@ -128,6 +129,13 @@ def stored_shapes(spec: TokenSpec, batch: pa.RecordBatch) -> dict[str, npt.NDArr
         for stream in spec.streams
         if not stream.is_fixed
     }
+
+
+def encoded_shapes(spec: TokenSpec, parts: Sequence[Mapping[str, Array]]) -> bytes:
+    """Return the shapes of rows that came in parts (`stored_shapes`) as the manifest has them."""
+    if not parts:
+        return b""
+    return encode_shapes(spec, {n: np.concatenate([part[n] for part in parts]) for n in parts[0]})
 
 
 def count_tokens(spec: TokenSpec, batch: pa.RecordBatch) -> int:

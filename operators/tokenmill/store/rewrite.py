@@ -19,14 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.shards import read_format
-from tokenmill.shards.columns import count_tokens, stored_shapes
+from tokenmill.shards.columns import count_tokens, encoded_shapes, stored_shapes
 from tokenmill.shards.select import stored_shard
 from tokenmill.store import paths
 from tokenmill_infra.storage import scratch
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError
-from tokenmill_schemas.shapes import encode_shapes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,11 +172,7 @@ class _Counts:
 
     def shapes(self) -> Encoded | None:
         """Return the shapes of all rows as the manifest has them."""
-        if not self._shapes:
-            return None
-        names = self._shapes[0]
-        both = {name: np.concatenate([each[name] for each in self._shapes]) for name in names}
-        return encode_shapes(self._spec, both) or None
+        return encoded_shapes(self._spec, self._shapes) or None
 
 
 def _spool(file: Path, batches: Iterable[pa.RecordBatch], form: Form) -> _Counts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenmill.shards.base import ShardReader
+from tokenmill.shards.columns import encoded_shapes, stored_shapes
 from tokenmill.shards.select import read_columns
 from tokenmill.store.checks import file_digest, value_problems, words
 from tokenmill.store.groups import group_problems
@@ -136,11 +137,15 @@ def _shard_problems(shard: ShardReader, snapshot: Snapshot, row: dict[str, Any])
     if shard.layout.spec != snapshot.spec:
         yield "its token spec is not the store's"
         return
+    shapes = []
     for batch in shard.batches():
+        shapes.append(stored_shapes(snapshot.spec, batch))
         problem = value_problems(batch, snapshot.spec, shard.layout.packing)
         if problem:
             yield problem
             return
+    if row["shapes"] and row["shapes"] != encoded_shapes(snapshot.spec, shapes):
+        yield "the shapes of its samples are not those in its manifest row"
 
 
 def _collect(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,16 @@ from tokenmill.store import Store
 from tokenmill.store.compact import compact
 from tokenmill.store.groups import add_group, from_store
 from tokenmill.store.rewrite import rewrite_shard
-from tokenmill.store.segments import read_segments
+from tokenmill.store.segments import read_segments, receipt_of
 from tokenmill.store.tables import put_rows
 from tokenmill.store.takedown import takedown
+from tokenmill.store.verify import verify_store
 from tokenmill.testing.feed import build_store
+from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import CorruptShardError
+from tokenmill_schemas.job import Job
 from tokenmill_schemas.shapes import decode_shapes
 from tokenmill_schemas.snapshot import SEGMENT_SCHEMA, Snapshot
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
@@ -162,6 +169,44 @@ def test_purged_shards_have_the_shapes_of_the_rows_that_stay(store: Store) -> No
     found = decode_shapes(LAYOUT.spec, new["shapes"], 4)
     assert found["grid"].tolist() == [of_shard(store, old)[i] for i in keep]
     assert rewrite_shard(store.storage, old, keep[:0], unit_id="0" * 32)["shapes"] is None
+
+
+@pytest.mark.parametrize("kind", ["arrow", "webdataset"])
+def test_a_job_notes_the_shapes_of_what_it_makes(kind: str, noise_job: Callable[..., Job]) -> None:
+    """In receipts and in the manifest, of pictures at their own size; `verify` compares them."""
+    job = noise_job(
+        source={"count": 12, "sides": [24, 32, 40]},
+        view={"kind": "native", "multiple": 8},
+        shards={"unit_assets": 5, "format": kind},
+    )
+    store = Store.open(run_job(job, observer=SilentObserver()).store_uri)
+    snapshot = store.snapshot()
+    assert verify_store(store, snapshot).problems == ()
+    table = read_segments(store.storage, snapshot.segments)
+    for row in table.to_pylist():
+        receipt = store.receipt(row["unit_id"])
+        assert receipt is not None
+        assert base64.b64decode(receipt.shapes) == row["shapes"]
+        assert receipt_of(row).shapes == receipt.shapes
+        assert json.loads(json.dumps(receipt.to_json()))["shapes"] == receipt.shapes
+    for stream in snapshot.spec.streams:
+        sizes = open_sizes(store, snapshot, Plan.of(table["samples"].to_numpy()), stream)
+        assert shapes_of(sizes) == stored(store, snapshot, stream)
+        if stream.name == "image":
+            assert set(sizes.shapes) == {(3, 3), (4, 4), (5, 5)}
+
+
+def test_shapes_that_are_not_those_of_the_samples_are_found(store: Store) -> None:
+    """By reading the shards: one size of one row is another."""
+    snapshot = store.snapshot()
+    rows = read_segments(store.storage, snapshot.segments).to_pylist()
+    shapes = bytearray(rows[2]["shapes"])
+    shapes[5] ^= 1
+    rows[2]["shapes"] = bytes(shapes)
+    refs = put_rows(store.storage, "manifest", pa.Table.from_pylist(rows, SEGMENT_SCHEMA))
+    problems = verify_store(store, replace(snapshot, segments=refs)).problems
+    wanted = f"{rows[2]['path']}: the shapes of its samples are not those in its manifest row"
+    assert wanted in problems
 
 
 def test_manifests_without_shapes_are_the_bytes_that_they_were(tmp_path: Path) -> None:
