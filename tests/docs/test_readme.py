@@ -24,9 +24,12 @@ def test_the_python_of_the_readme_runs(
     overrides = (f"store.uri={uri}", "cluster.backend=local")
     run_job(read_job(job, overrides=overrides), observer=SilentObserver())
     monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
     for block in _blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
-    assert "(8, 32, 32)" in capsys.readouterr().out
+        exec(compile(block, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "3 (4, 32, 32)" in shown
+    assert "\n4 [" in shown
 
 
 def test_the_job_of_the_readme_is_valid() -> None:

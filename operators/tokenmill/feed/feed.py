@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tokenmill.feed.keys import By
     from tokenmill.feed.packing import Packing
     from tokenmill.feed.tensors import TorchFeed
+    from tokenmill.feed.torch_dataset import FeedDataset
 
 
 class Feed:
@@ -144,11 +145,19 @@ class Feed:
         self._reader = Reader(parts, all_streams, form, self._place, batch_size)
         self._stepper = Stepper(self._source, self._reader, threads=threads)
         self._step = self._iterators = 0
-        self._again: dict[str, Any] = {
+        self._options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
             "streams": streams,
             "columns": columns,
+            "packing": packing,
+            "buckets": buckets,
             "transforms": tuple(transforms),
+            "shuffle": shuffle,
             "epochs": epochs,
+            "drop_last": drop_last,
             "follow": follow,
             "threads": threads,
             "fingerprint": fingerprint,
@@ -157,19 +166,7 @@ class Feed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings and a step: a copy opens the same snapshots anew."""
-        settings = self._settings
-        options = {
-            **self._again,
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "shuffle": settings.shuffle,
-            "drop_last": settings.drop_last,
-            "packing": settings.packing,
-            "buckets": settings.buckets,
-            "rank": self._place.rank,
-            "world_size": self._place.world_size,
-        }
-        return _copy, (self._source.mixture, options, self.state_dict())
+        return _copy, (self._source.mixture, self._options, self.state_dict())
 
     @property
     def parts(self) -> Sequence[OpenedPart]:
@@ -219,7 +216,7 @@ class Feed:
     @property
     def total_steps(self) -> int | None:
         """Steps of all `epochs`; None without end, or where the end is not known yet."""
-        if self._again["follow"] is not None:
+        if self._options["follow"] is not None:
             return self._source.schedule.total_steps()
         return None if self._epochs is None else self._source.schedule.end_of(self._epochs)
 
@@ -254,6 +251,12 @@ class Feed:
         from tokenmill.feed.tensors import TorchFeed
 
         return TorchFeed(self, pin_memory=pin_memory, ids=ids)
+
+    def as_dataset(self, *, ids: Literal["int64", "stored"] = "int64") -> FeedDataset:
+        """Return a torch IterableDataset of whole batches, for any number of loader workers."""
+        from tokenmill.feed.torch_dataset import FeedDataset
+
+        return FeedDataset(self, ids=ids)
 
     def samples_of(self, step: int) -> StepSamples:
         """Return the epoch of a step and the rows of its global batch, without reading data.
@@ -322,7 +325,7 @@ class Feed:
 
     def _take(self, source: Source, step: int) -> None:
         self._source = source
-        self._stepper = Stepper(source, self._reader, threads=self._again["threads"])
+        self._stepper = Stepper(source, self._reader, threads=self._options["threads"])
         self.seek(step)
 
     def seek(self, step: int) -> None:
