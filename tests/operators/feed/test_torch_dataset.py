@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tokenmill.feed import Feed
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.draw import Draw
+from tokenmill.feed.packing import Packing
 from tokenmill.feed.torch_dataset import FeedDataset, FeedLoader, WiredBatch
 from tokenmill.store import Store
 from tokenmill.testing.feed import build_store
@@ -180,6 +181,18 @@ def test_a_stateful_loader_restores(
     assert 18 < step < STEPS
 
 
+def test_a_stateful_loader_changes_its_workers_by_the_step(
+    store: Store, truth: list[list[str]]
+) -> None:
+    """Two workers, none, three: the feed's state of a step knows nothing of them."""
+    step = 0
+    for workers, count in ((2, 5), (0, 16), (3, 6)):
+        loader = stateful(store, workers, 1)
+        loader.dataset.load_state_dict(make_feed(store).state_at(step))
+        assert names(islice(loader, count)) == truth[step : step + count]
+        step += count
+
+
 def test_a_stateful_loader_refuses_other_numbers_of_workers(store: Store) -> None:
     """The iterator says what to do; so does one of another store."""
     dataset = FeedDataset(make_feed(store))
@@ -240,6 +253,32 @@ def test_a_collate_function_is_given_a_batch(store: Store) -> None:
         dataset = FeedDataset(make_feed(store))
         found = list(islice(loader_of(dataset, workers, collate_fn=lambda b: sorted(b)), 2))
         assert found == [["image", "sample_id"]] * 2
+
+
+def test_packed_windows_cross_with_their_boundaries(tmp_path: Path) -> None:
+    """Every array of a packed batch is what it is without workers, in value and type."""
+    spec = TokenSpec((Stream("mesh", "index", (Axis("n"),), (200,)),))
+    made = build_store(tmp_path / "store", [64, 40], layout=ShardLayout(spec))
+
+    def packed() -> Feed:
+        return Feed(made, batch_size=4, epochs=1, packing=Packing("mesh", 16))
+
+    wanted = list(packed().as_torch())
+    got = list(FeedLoader(packed(), num_workers=2, multiprocessing_context="fork"))
+    assert len(got) == len(wanted) > 2
+    for one, other in zip(got, wanted, strict=True):
+        assert list(one) == list(other)
+        assert one["cu_seqlens"].dtype == torch.int32
+        assert one["sample_id"] == other["sample_id"]
+        for name in ("mesh", "position_ids", "segment_ids", "cu_seqlens", "max_seqlen"):
+            assert one[name].dtype == other[name].dtype
+            assert torch.equal(one[name], other[name])
+
+
+def test_a_batch_without_tensors_crosses(store: Store, truth: list[list[str]]) -> None:
+    """Columns of text alone, of which no memory is shared."""
+    loader = FeedLoader(make_feed(store, streams=()), num_workers=1, multiprocessing_context="fork")
+    assert next(iter(loader)) == {"sample_id": truth[0]}
 
 
 def test_samples_of_many_shapes_cross_as_one_block(tmp_path: Path) -> None:
