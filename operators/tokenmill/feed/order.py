@@ -25,6 +25,8 @@ SHUFFLES: tuple[str, ...] = get_args(Shuffle)
 BLOCK_ROWS = 256
 #: Blocks of a window: 131,072 rows are mixed with each other.
 WINDOW_BLOCKS = 512
+#: Epochs and windows that are kept: each shape bucket of a feed is in one of its own.
+KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class _Blocks:
         return found
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=KEPT)
 def _blocks(order: Order, epoch: int) -> _Blocks:
     count = -(-order.rows // order.block_rows)
     # Windows of even size, for a last one of a few blocks would hardly be shuffled.
@@ -164,7 +166,7 @@ def _blocks(order: Order, epoch: int) -> _Blocks:
     return _Blocks(order.rows, size, count, windows, short, key, order.seed, epoch)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=KEPT)
 def _moves(blocks: _Blocks, window: int) -> Indices:
     """Return how far behind its mixed place in the window each slot's block begins.
 

@@ -114,7 +114,7 @@ def _walk(indices: Indices, net: _Network, n: int, cipher: _Cipher) -> Indices:
     return out
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _network(n: int, key: int) -> _Network:
     if not 0 < n <= 2**62:
         raise ValueError(f"n must be in [1, 2**62], got {n}")
