@@ -24,7 +24,7 @@ from tokenmill_schemas.errors import StoreError
 
 Rows = npt.NDArray[np.int64]
 
-#: Rows that a run must have on average. A run takes 28 bytes, a row a bit and a quarter.
+#: Rows that a run must have on average. A run takes 28 bytes, a row a bit and a half.
 RUN_ROWS = 256
 #: Of a run's key, the bits that its first row takes; no shard has so many rows.
 _ROW_BITS = 40

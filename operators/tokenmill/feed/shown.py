@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,10 @@ class Shown:
         """Number of rows."""
         return int(self.held.sum()) - sum(map(len, self.gone.values()))
 
-    def covered_by(self, sides: Iterable[Side]) -> Shown:
+    def covered_by(self, sides: Sequence[Side]) -> Shown:
         """Return those of the rows that have values in every one of some column groups."""
+        if not sides:
+            return self
         covered, gone = np.ones(len(self.held), bool), dict(self.gone)
         for side in sides:
             covered &= side.covered

@@ -23,7 +23,7 @@ class Stretches:
     """
 
     starts: Rows
-    guesses: npt.NDArray[np.int32]
+    guesses: Rows
     shift: int
 
     @classmethod
@@ -34,12 +34,14 @@ class Stretches:
         rows = int(starts[-1])
         shift = max(0, (rows // max(1, len(lengths))).bit_length() - 1)
         marks = -(-rows >> shift)
-        # A stretch is the one of every mark from its start on, until the next one begins.
-        firsts = -(-starts[:-1] >> shift)
+        # A stretch is the one of every mark from its start on, until the next one begins. In place,
+        # for what takes long of a million is that the kernel hands out their memory.
+        firsts = starts[:-1] + ((1 << shift) - 1)
+        firsts >>= shift
         guesses = np.bincount(firsts, minlength=marks)[:marks]
         np.cumsum(guesses, out=guesses)
         guesses -= 1
-        return cls(starts, guesses.astype(np.int32), shift)
+        return cls(starts, guesses, shift)
 
     @property
     def rows(self) -> int:
@@ -48,7 +50,7 @@ class Stretches:
 
     def find(self, rows: Rows) -> Rows:
         """Return the stretch of each row; all are in ``[0, self.rows)``."""
-        found: Rows = self.guesses[rows >> self.shift].astype(np.int64)
+        found: Rows = self.guesses[rows >> self.shift]
         ends = self.starts[1:]
         for _ in range(CORRECTIONS):
             before = ends[found] <= rows

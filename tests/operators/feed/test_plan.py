@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from tokenmill.feed.bits import Bits, Selection, select
-from tokenmill.feed.plan import RUN_ROWS, Plan, Rows, Runs
+from tokenmill.feed.plan import Plan, Rows, Runs
 from tokenmill.feed.stretches import Stretches
 from tokenmill_schemas.errors import StoreError
 
@@ -119,7 +119,7 @@ def test_a_plan_takes_the_smaller_index() -> None:
     assert isinstance(half.index, Selection)
     parts = half.index.bits.words, half.index.stretches.starts, half.index.stretches.guesses
     size = sum(part.nbytes for part in parts) + half.index.shards.nbytes
-    assert size < 200_000 / RUN_ROWS * 56
+    assert size < 200_000 * 2 / 8
     assert half.rows == 100_000
 
 
