@@ -93,7 +93,8 @@ def make_store(folder: Path, shards: int) -> None:
     store = Store.of(str(folder))
     refs = ()
     for start in range(0, shards, 65536):
-        table = pa.table(rows_of(range(start, min(start + 65536, shards))), schema=SEGMENT_SCHEMA)
+        rows = rows_of(range(start, min(start + 65536, shards)))
+        table = pa.table(rows, schema=pa.schema([SEGMENT_SCHEMA.field(name) for name in rows]))
         refs += put_rows(store.storage, paths.SEGMENTS, table)
     count = shards * SAMPLES
     totals = {"shards": shards, "samples": count, "tokens": count, "bytes": 2 * count}
