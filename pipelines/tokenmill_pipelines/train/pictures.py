@@ -148,7 +148,9 @@ def rows(job: TrainJob, shown: Shown, checkpoint: Checkpoint) -> Iterator[Row]:
 def _stored(job: TrainJob, shown: Shown, numbers: list[int]) -> dict[int, list[Ids]]:
     """Return the ids of the first samples of each class that a feed shows."""
     found: dict[int, list[Ids]] = {number: [] for number in numbers}
-    for batch, _ in zip(open_feed(job, shown), range(LOOK_STEPS), strict=False):
+    feed = open_feed(job, shown)
+    # No sample twice: not beyond the first epoch.
+    for batch, _ in zip(feed, range(min(LOOK_STEPS, len(feed))), strict=False):
         ids = np.asarray(batch[shown.stream]).astype(np.int64).reshape(-1, shown.layout.positions)
         for number, row in zip(_numbers(job, shown, batch, len(ids)), ids, strict=True):
             if len(found.get(number, ())) < STORED and number in found:

@@ -44,33 +44,35 @@ def picture(kind: int, number: int) -> np.ndarray:
     return np.where(shapes[kind], light, 0).astype(np.uint8)
 
 
-@pytest.fixture(scope="session")
-def listing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures in a listing of the form that ``samples fetch fashion-mnist`` makes."""
-    file = tmp_path_factory.mktemp("shapes") / "listing.parquet"
-    rows = range(PICTURES)
+def write_listing(file: Path, first: int, count: int) -> Path:
+    """Write pictures as ``samples fetch fashion-mnist`` lists them."""
+    rows = range(first, first + count)
     kinds = [row % len(CLASSES) for row in rows]
     columns = {
         "key": [f"train/{row:05d}" for row in rows],
         "image": [png(picture(kind, row)) for kind, row in zip(kinds, rows, strict=True)],
         "label": kinds,
         "caption": [CLASSES[kind] for kind in kinds],
-        "split": ["train"] * PICTURES,
+        "split": ["train"] * count,
     }
     pq.write_table(pa.table(columns, schema=SCHEMA), file)
     return file
 
 
-@pytest.fixture(scope="session")
-def shapes_store(listing: Path) -> str:
-    """The store that the example job makes of them: 49 ids of 512 a picture."""
-    store = str(listing.parent / "store")
+def tokenize(listing: Path, store: str) -> None:
+    """Run the example job that makes tokens of a listing: 49 ids of 512 a picture."""
     sets = (f"store.uri={store}", f'source.urls=["{listing}"]', "shards.unit_assets=50")
     local = ("cluster.backend=local", "cluster.actors=1")
-    run_job(
-        read_job(JOBS / "fashion_mnist_tokens.toml", overrides=(*sets, *local)),
-        observer=SilentObserver(),
-    )
+    job = read_job(JOBS / "fashion_mnist_tokens.toml", overrides=(*sets, *local))
+    run_job(job, observer=SilentObserver())
+
+
+@pytest.fixture(scope="session")
+def shapes_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store of `PICTURES` pictures."""
+    folder = tmp_path_factory.mktemp("shapes")
+    store = str(folder / "store")
+    tokenize(write_listing(folder / "listing.parquet", 0, PICTURES), store)
     return store
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +16,16 @@ import numpy as np
 import pytest
 import torch
 from tests.pipelines.cli.conftest import call, command, environment
-from tests.pipelines.train.conftest import CLASSES, JOBS, PICTURES, SMALL, JobOf, trained
+from tests.pipelines.train.conftest import (
+    CLASSES,
+    JOBS,
+    PICTURES,
+    SMALL,
+    JobOf,
+    tokenize,
+    trained,
+    write_listing,
+)
 from torch import Tensor
 
 from tokenmill.store import Store
@@ -251,16 +261,19 @@ def test_a_store_that_is_not_there_is_named(train_job: JobOf, tmp_path: Path) ->
     assert not (tmp_path / "x" / "checkpoints").exists()
 
 
-def test_a_resumed_training_stays_at_its_version(train_job: JobOf, shapes_store: str) -> None:
-    """Also when the store has a newer one by then."""
-    job = train_job("v")
+def test_a_resumed_training_stays_at_its_version(
+    train_job: JobOf, shapes_store: str, tmp_path: Path
+) -> None:
+    """Also when the store has more samples by then; a new training takes the newest."""
+    store = str(tmp_path / "grown")
+    shutil.copytree(shapes_store, store)
+    job = train_job("v", f"source.store={store}")
     stopped(job, 8)
-    store = Store.open(shapes_store)
-    number = store.snapshot().number
-    assert left_by(job).progress.snapshot == str(number)
-    store.restore(number)  # a newer version, of the same samples
-    assert store.snapshot().number == number + 1
-    assert trained(job, resume=True).snapshot == str(number)
+    tokenize(write_listing(tmp_path / "more.parquet", PICTURES, 20), store)
+    assert Store.open(store).snapshot().number == 2
+    result = trained(job, resume=True)
+    assert (result.snapshot, result.epochs) == ("1", 24 * 12 / PICTURES)
+    assert look(job).snapshot == "2"
 
 
 def test_the_command_says_what_came_out(
