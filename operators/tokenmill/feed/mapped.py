@@ -18,7 +18,7 @@ from tokenmill.feed.columns import Batches, Chunk, Projection, Values
 from tokenmill.feed.files import ShardFiles
 from tokenmill.feed.gather import AddressSpan
 from tokenmill.shards.arrow import ArrowShardReader
-from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
+from tokenmill.shards.columns import decode_stream, stored_row
 from tokenmill.shards.packing import narrowest, unpack
 from tokenmill_schemas.arrow import Packing, bits_per_value, is_packed, values_per_sample
 from tokenmill_schemas.errors import CorruptShardError
@@ -45,35 +45,53 @@ class _Open:
 
 
 @dataclass(frozen=True, slots=True)
+class _Form:
+    """How a row of a fixed-shape stream is stored, and what it becomes.
+
+    ``bits`` are those of a packed value, 0 where values are stored as they are.
+    """
+
+    row_bytes: int
+    stored: np.dtype[Any]
+    shape: tuple[int, ...]
+    values: int
+    bits: int
+    out: np.dtype[Any]
+
+    @classmethod
+    def of(cls, stream: Stream, packing: Packing) -> _Form:
+        row_bytes, stored = stored_row(stream, packing)
+        shape = tuple(size or 0 for size in stream.shape)
+        bits = bits_per_value(stream) if is_packed(stream, packing) else 0
+        values = values_per_sample(stream) or 0
+        return cls(row_bytes, stored, shape, values, bits, np.dtype(stream.storage_dtype))
+
+
+@dataclass(frozen=True, slots=True)
 class _Copies:
     """Batches of one stream, each copied from the maps when it is asked for."""
 
     span: AddressSpan
     places: Rows
     share: int
-    stream: Stream
-    packing: Packing
+    form: _Form
 
     def __len__(self) -> int:
         return -(-len(self.places) // self.share)
 
     def __getitem__(self, index: int) -> Values:
-        places = self.places[index * self.share : (index + 1) * self.share]
-        if not is_packed(self.stream, self.packing):
-            return unpack_rows(self._stored(places), self.stream, self.packing)
-        bits, values = bits_per_value(self.stream), values_per_sample(self.stream) or 0
-        out = np.empty((len(places), values), narrowest(bits))
+        form, places = self.form, self.places[index * self.share : (index + 1) * self.share]
+        if not form.bits:
+            rows = self.span.copy(places, form.row_bytes).view(form.stored)
+            return rows.reshape(len(places), *form.shape)
+        out = np.empty((len(places), form.values), narrowest(form.bits))
         # In parts, which are unpacked while they are in the processor's cache.
-        step = max(1, UNPACKED_VALUES // max(1, values))
+        step = max(1, UNPACKED_VALUES // max(1, form.values))
         for start in range(0, len(places), step):
             part = slice(start, start + step)
-            unpack(self._stored(places[part]), bits, values, out[part])
-        typed = out.astype(self.stream.storage_dtype, copy=False)
-        return typed.reshape(-1, *self.stream.shape)
-
-    def _stored(self, places: Rows) -> npt.NDArray[Any]:
-        size, dtype = stored_row(self.stream, self.packing)
-        return self.span.copy(places, size).view(dtype).reshape(-1, size // dtype.itemsize)
+            packed = self.span.copy(places[part], form.row_bytes).view(np.uint8)
+            unpack(packed.reshape(-1, form.row_bytes), form.bits, form.values, out[part])
+        return out.astype(form.out, copy=False).reshape(len(places), *form.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +116,10 @@ class MappedShards:
         self._limit = limit
         packing = projection.layout.packing
         fixed = [s for s in projection.streams if s.is_fixed]
-        self._row_bytes = {s.name: stored_row(s, packing)[0] for s in fixed}
+        self._forms = {s.name: _Form.of(s, packing) for s in fixed}
         self._names = list(projection.columns)
         for stream in projection.streams:
-            if stream.name not in self._row_bytes:
+            if stream.name not in self._forms:
                 self._names += projection.stored(stream)
         self.reset()
 
@@ -136,10 +154,10 @@ class MappedShards:
     def _stream(
         self, stream: Stream, located: _Located, table: pa.RecordBatch, share: int
     ) -> Batches:
-        packing = self._projection.layout.packing
         if stream.is_fixed:
-            return _Copies(located.span, located.places[stream.name], share, stream, packing)
-        found = decode_stream(table, stream, packing)
+            form = self._forms[stream.name]
+            return _Copies(located.span, located.places[stream.name], share, form)
+        found = decode_stream(table, stream, self._projection.layout.packing)
         return [found[i : i + share] for i in range(0, len(found), share)]
 
     def _take(self, located: _Located) -> pa.RecordBatch:
@@ -161,9 +179,9 @@ class MappedShards:
         batch = rows // size
         entry += batch
         places = {}
-        for name, row_bytes in self._row_bytes.items():
+        for name, form in self._forms.items():
             place = places[name] = self._starts[name][entry]
-            place += rows * row_bytes
+            place += rows * form.row_bytes
         if not self._names:
             return _Located(self._span, places, [], rows)
         batches, index = self._batches_of(entry, rows - batch * size)
@@ -213,7 +231,7 @@ class MappedShards:
         # Where a shard's row 0 would lie if all its rows lay as those of the batch do.
         self._starts = {
             name: np.concatenate([none, *(s.starts[name] for s in shards)]) - self._span.low
-            for name in self._row_bytes
+            for name in self._forms
         }
 
     def _map(self, shard: int) -> _Open:
@@ -233,8 +251,8 @@ class MappedShards:
             buffer,
             reader.batch_rows,
             {
-                name: reader.offsets(name, firsts) + buffer.address - firsts * row_bytes
-                for name, row_bytes in self._row_bytes.items()
+                name: reader.offsets(name, firsts) + buffer.address - firsts * form.row_bytes
+                for name, form in self._forms.items()
             },
             [None] * len(firsts),
             self._column_reader(buffer) if self._names else None,

@@ -11,6 +11,7 @@ import numpy as np
 from tokenmill.feed.columns import Batch, Values
 from tokenmill.feed.draw import Draw
 from tokenmill.feed.lanes import Rows
+from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.parts import OpenedPart, moved
 from tokenmill.feed.schedule import Place, Span
 from tokenmill_schemas.tokens import Stream
@@ -24,7 +25,7 @@ Transform = Callable[[Batch, Draw], Batch]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What becomes of the rows of a step: packed, stacked (streams of one shape), and transformed."""
+    """What becomes of a step's rows: packed, stacked (streams of one shape), and transformed."""
 
     packing: Packing | None = None
     stacked: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class Reader:
         share = self.batch_size // self.place.world_size
         if span.parts is None and span.windows is None:
             chunk = self._gather(0, span.rows, share)
-            if not self.form.stacked and not self.form.transforms and not self._moves():
+            if self._plain:
                 return Steps(chunk.batch, span.steps)
             return [self._finished(chunk.batch(i), span.step(i)) for i in range(span.steps)]
         rows = self._rows(span)
@@ -71,6 +72,16 @@ class Reader:
         """Forget every open file and lock, after a fork."""
         for part in self.parts:
             part.opened.shards.reset()
+
+    @property
+    def late(self) -> bool:
+        """Whether rows are copied from maps one batch at a time, as each is taken."""
+        shards = [part.opened.shards for part in self.parts]
+        return self._plain and len(shards) == 1 and isinstance(shards[0], MappedShards)
+
+    @property
+    def _plain(self) -> bool:
+        return not (self.form.stacked or self.form.transforms or self._moves())
 
     def _moves(self) -> bool:
         return bool(self.parts[0].part.offsets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 from tokenmill.feed.columns import Batch
@@ -18,8 +18,8 @@ from tokenmill.feed.source import Source
 #: enough to stay in the processor's cache until the batches are used.
 CHUNK_BYTES = 2 * 2**20
 CHUNK_STEPS = 256
-#: Chunks whose rows are ordered and located at once: arithmetic on short arrays is mostly calls.
-LOCATED_CHUNKS = 4
+#: Items that are ordered at once: arithmetic on short arrays is mostly calls.
+ORDERED_ITEMS = 1 << 14
 
 
 class Stepper:
@@ -56,24 +56,31 @@ class Stepper:
                 for i in range(span.steps):
                     yield span.step(i), batches[i]
 
-    def _read(self, span: Span) -> tuple[Span, list[Batch] | Steps]:
-        return span, self._reader.read(span)
+    def _read(self, span: Span) -> tuple[Span, Sequence[Batch] | Steps]:
+        batches = self._reader.read(span)
+        if self._threads and isinstance(batches, Steps):
+            return span, [batches[i] for i in range(span.steps)]
+        return span, batches
 
     def _spans(self, first: int, stride: int, end: int | None) -> Iterator[Span]:
         """Yield what each chunk holds; small chunks first, to start quickly."""
-        step, count = first, 1
+        share = self._source.settings.batch_size // self._reader.place.world_size
+        step, ordered, count = first, 1, 1
         while end is None or step < end:
-            stop = step + stride * LOCATED_CHUNKS * count
+            stop = step + stride * ordered
             steps = range(step, stop if end is None else min(stop, end), stride)
             yield from self._source.schedule.span(steps, self._reader.place).split(count)
-            step, count = stop, min(2 * count, self.chunk_steps)
+            step, ordered = stop, max(1, min(4 * ordered, ORDERED_ITEMS // share))
+            count = min(2 * count, self.chunk_steps)
 
     def _fitting_steps(self) -> int:
         """Return how many steps are gathered at once."""
         settings = self._source.settings
+        share = settings.batch_size // self._reader.place.world_size
+        if not self._threads and self._reader.late:
+            return max(1, ORDERED_ITEMS // share)
         row = max(row_bytes(part.opened) for part in self._source.parts)
         row = row if settings.packing is None else max(row, 8 * settings.packing.length)
-        share = settings.batch_size // self._reader.place.world_size
         return max(1, min(CHUNK_STEPS, CHUNK_BYTES // (row * share)))
 
     def _notice_fork(self) -> None:
