@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.store import paths
+from tokenmill.store.segments import shard_places
 from tokenmill.store.tables import append_rows, read_tables
 from tokenmill.store.takedowns import Takedowns
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.snapshot import (
-    SEGMENT_SCHEMA,
     TOMBSTONE_SCHEMA,
     FileRef,
     Snapshot,
@@ -67,8 +67,10 @@ def hidden_of(storage: Storage, snapshot: Snapshot, until: int | None = None) ->
     taken = Takedowns(storage).newest() if until is None else until
     since = Takedowns(storage).positions(["path", "row"], until=taken)
     if since.num_rows:
-        shards = read_tables(storage, snapshot.segments, SEGMENT_SCHEMA, ["path"]).column("path")
-        since = since.filter(pc.is_in(since.column("path"), value_set=shards.combine_chunks()))
+        # Looked for in the manifest, and not the reverse: a set of a million paths takes a second.
+        named = since.column("path").unique()
+        there = named.filter(pa.array(shard_places(storage, snapshot.segments, named) >= 0))
+        since = since.filter(pc.is_in(since.column("path"), value_set=there))
     return _hidden(own, since, taken)
 
 
