@@ -125,25 +125,25 @@ class Feed:
         """
         reading = Reading(None if streams is None else tuple(streams), tuple(columns), fingerprint)
         self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets)
-        self._place, self._epochs = Place(rank, world_size), epochs
+        self._place, self._epochs, self.threads = Place(rank, world_size), epochs, threads
         check_settings(self._settings, self._place, threads=threads, epochs=epochs)
         if follow is not None and epochs is not None:
             raise JobError("is not for a store that is still written", path="feed.epochs")
         mixture = mixture_of(source, ref=ref, since=since, where=where)
         cache = cache or ShardCache(default_cache())
         self._opening = partial(open_part, reading=reading, cache=cache)
-        self._source = (
+        self.source = (
             open_source(mixture, reading, self._settings, cache=cache)
             if follow is None
             else follow_source(mixture, follow, reading, self._settings, cache=cache)
         )
-        parts, all_streams = self._source.parts, self._source.streams
+        parts, all_streams = self.source.parts, self.source.streams
         stacked = tuple(
             s.name for s in all_streams if buckets and buckets in (s.name, s.aligned_with)
         )
         form = Form(packing, stacked, tuple(transforms), seed)
         self._reader = Reader(parts, all_streams, form, self._place, batch_size)
-        self._stepper = Stepper(self._source, self._reader, threads=threads)
+        self._stepper = Stepper(self.source, self._reader, threads=threads)
         self._step = self._iterators = 0
         self._options: dict[str, Any] = {
             "batch_size": batch_size,
@@ -166,17 +166,17 @@ class Feed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings and a step: a copy opens the same snapshots anew."""
-        return _copy, (self._source.mixture, self._options, self.state_dict())
+        return _copy, (self.source.mixture, self._options, self.state_dict())
 
     @property
     def parts(self) -> Sequence[OpenedPart]:
         """What is read, opened: one store, those of the mixture, or the chapters so far."""
-        return self._source.parts
+        return self.source.parts
 
     @property
     def snapshot(self) -> Snapshot:
         """The version that is read; of several, the first."""
-        return self._source.parts[0].snapshot
+        return self.source.parts[0].snapshot
 
     @property
     def settings(self) -> Settings:
@@ -191,17 +191,17 @@ class Feed:
     @property
     def rows(self) -> int:
         """Samples that the snapshots show; without a mixture, those of an epoch."""
-        return sum(part.opened.plan.rows for part in self._source.parts)
+        return sum(part.opened.plan.rows for part in self.source.parts)
 
     @property
     def uncovered(self) -> int:
         """Samples that are not shown because a column group that is read has no values of them."""
-        return sum(part.opened.uncovered for part in self._source.parts)
+        return sum(part.opened.uncovered for part in self.source.parts)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
         """The streams that are read, those of column groups among them, as batches have them."""
-        return self._source.streams
+        return self.source.streams
 
     @property
     def step(self) -> int:
@@ -211,18 +211,18 @@ class Feed:
     @property
     def epoch(self) -> int:
         """Epoch of the next step, from 0."""
-        return self._source.schedule.locate(self._step)[0]
+        return self.source.schedule.locate(self._step)[0]
 
     @property
     def total_steps(self) -> int | None:
         """Steps of all `epochs`; None without end, or where the end is not known yet."""
         if self._options["follow"] is not None:
-            return self._source.schedule.total_steps()
-        return None if self._epochs is None else self._source.schedule.end_of(self._epochs)
+            return self.source.schedule.total_steps()
+        return None if self._epochs is None else self.source.schedule.end_of(self._epochs)
 
     def __len__(self) -> int:
         """Return the number of steps of one epoch; of a followed store, of what is committed."""
-        return self._source.schedule.epoch_steps()
+        return self.source.schedule.epoch_steps()
 
     def __iter__(self) -> Iterator[Batch]:
         return self._go_on()
@@ -264,7 +264,7 @@ class Feed:
         Rows are numbers of the samples that are shown, in manifest order; rank r of n has the r-th
         of n equal parts of the batch.
         """
-        return self._source.schedule.samples_of(step)
+        return self.source.schedule.samples_of(step)
 
     def steps_of(self, key: str, *, by: By = "sample_id", epochs: range = range(1)) -> list[int]:
         """Return the steps that show a sample, or any of an asset's (``by="asset_key"``).
@@ -280,9 +280,9 @@ class Feed:
         from tokenmill.feed.keys import rows_of_keys
 
         found: set[int] = set()
-        for i, part in enumerate(self._source.parts):
+        for i, part in enumerate(self.source.parts):
             for row in rows_of_keys(part.store, part.opened, [key], by).tolist():
-                found.update(self._source.schedule.steps_of(i, row, epochs))
+                found.update(self.source.schedule.steps_of(i, row, epochs))
         return sorted(found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -291,7 +291,7 @@ class Feed:
 
     def state_at(self, step: int) -> dict[str, Any]:
         """Return the state before a step: for trainers and loaders that count steps themselves."""
-        return self._source.state(step).to_json()
+        return self.source.state(step).to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where ``state`` was taken; iterators made before end with an error.
@@ -300,7 +300,7 @@ class Feed:
             StoreError: the state belongs to another snapshot.
             JobError: it is no feed state, or was made with other settings.
         """
-        source, step = restored(self._source, state_from_json(state), self._opening)
+        source, step = restored(self.source, state_from_json(state), self._opening)
         self._take(source, step)
 
     def migrate(self, state: Mapping[str, Any]) -> Migration:
@@ -319,13 +319,13 @@ class Feed:
             JobError: a setting differs from the state's, or is one (a mixture, buckets, columns of
                 groups) that cannot be carried over in the midst of an epoch.
         """
-        source, step, books = migrated(self._source, state_from_json(state), self._opening)
+        source, step, books = migrated(self.source, state_from_json(state), self._opening)
         self._take(source, step)
         return books
 
     def _take(self, source: Source, step: int) -> None:
-        self._source = source
-        self._stepper = Stepper(source, self._reader, threads=self._options["threads"])
+        self.source = source
+        self._stepper = Stepper(source, self._reader, threads=self.threads)
         self.seek(step)
 
     def seek(self, step: int) -> None:
