@@ -8,12 +8,12 @@ variable-length kernels (Dao, arXiv 2307.08691: ``cu_seqlens``, ``max_seqlen``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.best_fit import ragged
 from tokenmill.feed.columns import Batch, Values
 from tokenmill.feed.packing import Packing
 from tokenmill_schemas.errors import JobError
@@ -52,78 +52,84 @@ def collate(batch: Batch, counts: Rows, packing: Packing, streams: Sequence[Stre
     taken = [name for name in batch if name in NAMES]
     if taken:
         raise JobError(f"{taken[0]!r} is a name that packed batches use", path="feed.columns")
-    stored = next((s.storage_dtype for s in streams if s.name == packing.stream), "uint8")
-    ids, lengths = _flat(packing, list(batch[packing.stream]), np.dtype(stored))
-    if int(counts.sum()) != len(lengths):
-        raise ValueError(f"{len(lengths)} documents are not {int(counts.sum())}")
-    starts = _starts(packing, lengths, counts)
-    made: Batch = {packing.stream: _ids(packing, ids, starts, lengths, len(counts))}
-    made |= _boundaries(packing, starts, lengths, counts)
+    documents = [np.asarray(document).ravel() for document in batch[packing.stream]]
+    if int(counts.sum()) != len(documents):
+        raise ValueError(f"{len(documents)} documents are not {int(counts.sum())}")
+    lengths = np.array([len(document) for document in documents], np.int64) + packing.specials
+    long, lengths = lengths > packing.length, np.minimum(lengths, packing.length)
+    left = _left(packing, lengths, counts)
+    dtype = _dtype(packing, documents, streams)
+    pieces = _pieces(packing, documents, np.flatnonzero(long), dtype)
+    padding = np.full(int(left.max()), packing.pad, dtype)
+    ids = _joined(pieces, counts, left, padding)
+    made: Batch = {packing.stream: ids.reshape(len(counts), packing.length)}
+    made |= _boundaries(packing, lengths, counts, left)
     ends = np.cumsum(counts)[:-1]
     others = {name: values for name, values in batch.items() if name != packing.stream}
     return made | {name: _split(values, ends) for name, values in others.items()}
 
 
-def _flat(
-    packing: Packing, documents: Sequence[Array], stored: np.dtype[Any]
-) -> tuple[Array, Rows]:
-    """Return all ids with the special ones, and how many each document has."""
-    ids = [np.asarray(document).ravel() for document in documents]
+def _left(packing: Packing, lengths: Rows, counts: Rows) -> Rows:
+    """Return how much of each window is padding."""
+    before, ends = np.concatenate([[0], np.cumsum(lengths)]), np.cumsum(counts)
+    left: Rows = packing.length - (before[ends] - before[ends - counts])
+    if left.min() < 0:
+        raise ValueError(
+            f"{packing.length - left.min()} ids do not fit a window of {packing.length}"
+        )
+    return left
+
+
+def _dtype(
+    packing: Packing, documents: Sequence[Array], streams: Sequence[Stream]
+) -> np.dtype[Any]:
+    """Return the narrowest type of stored, given and special ids, whether those occur or not."""
+    stored = next((s.storage_dtype for s in streams if s.name == packing.stream), "uint8")
     special = [value for value in (packing.bos, packing.eos, packing.pad) if value is not None]
-    kinds = {each.dtype for each in ids}
-    dtype = np.result_type(stored, *kinds, np.min_scalar_type(max(special)))
-    sizes = np.array([len(each) for each in ids], np.int64)
-    lengths = sizes + packing.specials
-    flat = np.empty(int(lengths.sum()), dtype)
-    starts = np.cumsum(lengths) - lengths
-    flat[ragged(starts + (packing.bos is not None), sizes)] = np.concatenate(ids)
-    if packing.bos is not None:
-        flat[starts] = packing.bos
-    if packing.eos is not None:
-        flat[starts + lengths - 1] = packing.eos
-    if lengths.max() <= packing.length:
-        return flat, lengths
-    cut = np.minimum(lengths, packing.length)
-    return flat[ragged(starts, cut)], cut
+    given = {document.dtype for document in documents}
+    found: np.dtype[Any] = np.result_type(stored, np.min_scalar_type(max(special)), *given)
+    return found
 
 
-def _starts(packing: Packing, lengths: Rows, counts: Rows) -> Rows:
-    """Return where each document begins in the windows one behind the other."""
-    before = np.concatenate([[0], np.cumsum(lengths)])
-    firsts = np.cumsum(counts) - counts
-    used = before[firsts + counts] - before[firsts]
-    if used.max() > packing.length:
-        raise ValueError(f"{used.max()} ids do not fit a window of {packing.length}")
-    windows = np.arange(len(counts)) * packing.length
-    begins: Rows = before[:-1] + np.repeat(windows - before[firsts], counts)
-    return begins
+def _pieces(
+    packing: Packing, documents: list[Array], long: Rows, dtype: np.dtype[Any]
+) -> list[tuple[Array, ...]]:
+    """Return what each document consists of: special ids and its own; ``long`` ones are cut."""
+    specials = (packing.bos, packing.eos)
+    bos, eos = (() if value is None else (np.array([value], dtype),) for value in specials)
+    made: list[tuple[Array, ...]] = [(*bos, document, *eos) for document in documents]
+    for i in long.tolist():
+        made[i] = (*bos, documents[i][: packing.length - len(bos)])
+    return made
 
 
-def _ids(packing: Packing, ids: Array, starts: Rows, lengths: Rows, windows: int) -> Array:
-    out = np.full(windows * packing.length, packing.pad, ids.dtype)
-    out[ragged(starts, lengths)] = ids
-    return out.reshape(windows, packing.length)
+def _joined(pieces: list[tuple[Array, ...]], counts: Rows, left: Rows, padding: Array) -> Array:
+    """Return the ids of all windows; each is copied once, document by document."""
+    parts: list[Array] = []
+    start = 0
+    for count, rest in zip(counts.tolist(), left.tolist(), strict=True):
+        parts += chain.from_iterable(pieces[start : start + count])
+        parts.append(padding[:rest])
+        start += count
+    return np.concatenate(parts, dtype=padding.dtype)
 
 
-def _boundaries(packing: Packing, starts: Rows, lengths: Rows, counts: Rows) -> Batch:
-    windows, total = len(counts), len(counts) * packing.length
-    ends = starts + lengths
-    last = ends[np.cumsum(counts) - 1]
-    rest = last[last < np.arange(1, windows + 1) * packing.length]
-    # A document without a token has no segment.
-    begins = np.unique(np.concatenate([starts[lengths > 0], rest]))
-    cumulative = np.append(begins, total)
-    sizes = np.diff(cumulative)
-    segments = np.zeros(total, np.int32)
-    firsts = np.cumsum(counts) - counts
-    numbers = np.arange(len(starts)) - np.repeat(firsts, counts) + 1
-    segments[ragged(starts, lengths)] = np.repeat(numbers, lengths)
-    shape = windows, packing.length
-    positions = (np.arange(total) - np.repeat(begins, sizes)).astype(np.int32)
+def _boundaries(packing: Packing, lengths: Rows, counts: Rows, left: Rows) -> Batch:
+    windows = len(counts)
+    # Behind the documents of each window comes what is left of it: a segment of number 0.
+    behind = np.cumsum(counts)
+    sizes = np.insert(lengths, behind, left)
+    numbers = np.arange(len(lengths)) - np.repeat(behind - counts, counts) + 1
+    numbers = np.insert(numbers, behind, 0)
+    sizes, numbers = sizes[sizes > 0], numbers[sizes > 0]
+    bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    positions = np.arange(windows * packing.length, dtype=np.int32)
+    positions -= np.repeat(bounds[:-1], sizes)
+    segments = np.repeat(numbers.astype(np.int32), sizes)
     return {
-        "position_ids": positions.reshape(shape),
-        "segment_ids": segments.reshape(shape),
-        "cu_seqlens": cumulative.astype(np.int32),
+        "position_ids": positions.reshape(windows, packing.length),
+        "segment_ids": segments.reshape(windows, packing.length),
+        "cu_seqlens": bounds,
         "max_seqlen": np.array([sizes.max()], np.int32),
     }
 
@@ -133,5 +139,6 @@ def _split(values: Values, ends: Rows) -> list[Array]:
     if isinstance(values, np.ndarray):
         return np.split(values, ends)
     objects = np.empty(len(values), object)
-    objects[:] = values
+    for place, value in enumerate(values):  # at once, arrays of one shape would be made one
+        objects[place] = value
     return np.split(objects, ends)

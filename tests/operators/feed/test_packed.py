@@ -108,14 +108,16 @@ def test_columns_come_as_one_array_for_each_window() -> None:
             "sample_id": np.array(["a", "b", "c"], object),
             "mask": [np.zeros(n) for n in (1, 2, 3)],
             "pair": np.arange(6).reshape(3, 2),
+            "alike": [np.full((2, 2), n) for n in range(3)],
         },
         np.array([2, 1]),
         packing,
     )
-    assert list(batch)[5:] == ["label", "sample_id", "mask", "pair"]
+    assert list(batch)[5:] == ["label", "sample_id", "mask", "pair", "alike"]
     assert [part.tolist() for part in batch["label"]] == [[5, 6], [7]]
     assert [part.tolist() for part in batch["sample_id"]] == [["a", "b"], ["c"]]
     assert [[len(m) for m in part] for part in batch["mask"]] == [[1, 2], [3]]
+    assert [[m.tolist() for m in part] for part in batch["alike"]][1] == [[[2, 2], [2, 2]]]
     assert [part.tolist() for part in batch["pair"]] == [[[0, 1], [2, 3]], [[4, 5]]]
 
 
