@@ -187,8 +187,13 @@ def read_head(storage: Storage, ref: FileRef, columns: Sequence[str], rows: int)
         return read_table(storage, ref, columns).slice(0, rows)
 
     def read(file: pq.ParquetFile) -> pa.Table:
-        batches = file.iter_batches(rows, columns=_there(file, columns), use_threads=False)
-        return pa.Table.from_batches([next(batches)])
+        count, found = 0, []
+        for batch in file.iter_batches(rows, columns=_there(file, columns), use_threads=False):
+            found.append(batch)
+            count += batch.num_rows
+            if count >= rows:
+                break
+        return pa.Table.from_batches(found).slice(0, rows)
 
     return _by_ranges(storage, ref, read)
 

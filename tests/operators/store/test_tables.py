@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.store import tables
-from tokenmill.store.tables import append_rows, filter_rows, read_table, read_tables
+from tokenmill.store.tables import (
+    append_rows,
+    filter_rows,
+    put_table,
+    read_head,
+    read_table,
+    read_tables,
+)
 from tokenmill_infra.storage import open_storage
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
@@ -93,3 +102,49 @@ def test_columns_that_an_older_writer_left_out_are_empty(storage: Storage) -> No
     )
     assert len(both) == 1
     assert read_tables(storage, both, newer).column("max_key").to_pylist() == ["", "k"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 9, 10])
+@pytest.mark.parametrize("group_rows", [3, 100])
+def test_the_head_of_a_table_is_its_first_rows(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, rows: int, group_rows: int
+) -> None:
+    """Of small files and of large ones, whose rows may lie in groups."""
+    names = [f"{group_rows} {i}" for i in range(10)]
+    write = pq.write_table
+    monkeypatch.setattr(pq, "write_table", partial(write, row_group_size=group_rows))
+    ref = put_table(storage, "heads", a_table(names))
+    for whole in (0, ref.bytes):
+        monkeypatch.setattr(tables, "WHOLE_BYTES", whole)
+        head = read_head(storage, ref, ["name"], rows)
+        assert head.column("name").to_pylist() == names[:rows]
+    storage.delete(ref.path)
+    with pytest.raises(CorruptShardError, match="is missing"):
+        read_head(storage, ref, ["name"], rows)
+
+
+def test_rows_that_are_long_make_more_files(storage: Storage) -> None:
+    """Nobody has to hold more of a table than `FILE_BYTES` to read or to append to it."""
+    blobs = pa.schema([pa.field("blob", pa.binary(), nullable=False)])
+    values = [bytes([i]) * 100 for i in range(50)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "FILE_BYTES", 1500)
+        refs = tables.put_rows(storage, "t", pa.table({"blob": values[:40]}, schema=blobs))
+        assert {ref.rows for ref in refs} <= {14, 12}
+        for value in values[40:]:
+            refs = append_rows(storage, "t", refs, pa.table({"blob": [value]}, schema=blobs))
+    assert read_tables(storage, refs, blobs).column("blob").to_pylist() == values
+    assert max(ref.rows for ref in refs) == 14
+
+
+def test_a_column_without_a_value_is_not_written(storage: Storage) -> None:
+    """Tables of writers that know of it are those of writers that do not, to the byte."""
+    newer = pa.schema([*SCHEMA, pa.field("blob", pa.binary())])
+    (old,) = append_rows(storage, "t", (), a_table(["x", "y"]))
+    nothing = pa.table({"name": ["x", "y"], "blob": [None, None]}, schema=newer)
+    assert append_rows(storage, "t", (), nothing) == (old,)
+    some = pa.table({"name": ["z"], "blob": [b"1"]}, schema=newer)
+    both = append_rows(storage, "t", (old,), some)
+    assert read_tables(storage, both, newer).column("blob").to_pylist() == [None, None, b"1"]
+    assert read_tables(storage, both, SCHEMA).column("name").to_pylist() == ["x", "y", "z"]
+    assert read_tables(storage, (old,), newer, ["blob"]).column("blob").to_pylist() == [None] * 2
