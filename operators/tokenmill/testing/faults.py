@@ -38,7 +38,7 @@ from tokenmill_schemas.resources import Resources
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 #: What a store holds, apart from when and by whom it was made.
-CONTENT = ("data", "manifest", "plans", "quarantine")
+CONTENT = ("codebooks", "data", "manifest", "plans", "quarantine")
 
 FaultName = Literal[
     "exit",

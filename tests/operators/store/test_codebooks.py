@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +21,16 @@ from tokenmill.store.gc import DAY_S, gc
 from tokenmill.store.paths import CODEBOOKS, codebook_file
 from tokenmill.store.purge import purge
 from tokenmill.store.takedown import takedown
-from tokenmill.testing.faults import BlockMeansEncoder
+from tokenmill.testing.faults import BlockMeansEncoder, content_of
 from tokenmill.testing.feed import build_store
+from tokenmill.testing.storage import Fault, FaultPlan, FaultyStorage, Rule
 from tokenmill.tokenizers.patch_vq import PatchVQ
 from tokenmill.worker.worker import Worker
 from tokenmill_infra.observe import SilentObserver
+from tokenmill_infra.storage import Storage, open_storage
 from tokenmill_pipelines.assemble import assemble
 from tokenmill_pipelines.jobs import run_job
-from tokenmill_schemas.errors import CorruptShardError, StoreError
+from tokenmill_schemas.errors import CorruptShardError, StoreError, TokenmillError
 from tokenmill_schemas.job import Job
 
 FINGERPRINT = "f" * 64
@@ -42,6 +46,15 @@ def patches(noise_job: JobOf) -> Callable[..., Job]:
         return noise_job(tokenizer={"kind": "patch_vq"}, view=view, **sections)
 
     return make
+
+
+def faulty(patch: pytest.MonkeyPatch, plan: FaultPlan) -> None:
+    """Put faults between every store that is opened from now on and its storage."""
+
+    def open_faulty(*args: object) -> Storage:
+        return FaultyStorage(open_storage(*args), plan)  # type: ignore[arg-type]  # as it came
+
+    patch.setattr("tokenmill.store.store.open_storage", open_faulty)
 
 
 def test_a_run_writes_the_codebook_of_its_tokens(patches: Callable[..., Job]) -> None:
@@ -79,6 +92,31 @@ def test_the_codebook_comes_before_the_first_shard_and_is_written_once(
     run_job(patches(source={"count": 30}), observer=SilentObserver())
     assert put_codebook(store, fingerprint, {"image": np.zeros((2, 2), np.float32)}) is False
     assert (book.stat().st_ino, book.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("fault", ["busy", "lost"])
+def test_a_storage_that_gives_up_costs_an_attempt(
+    fault: Fault, patches: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit is tried again on the spot; the store is as without the fault."""
+    whole = content_of(made(patches(store="whole")).uri)
+    plan = FaultPlan((Rule(fault, path="codebooks/*", operations=("create",)),))
+    faulty(monkeypatch, plan)
+    assert content_of(made(patches()).uri) == whole
+    assert any(path.startswith(CODEBOOKS) for path in whole)
+
+
+def test_a_full_disk_ends_the_run_before_its_first_shard(
+    patches: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing refers to a codebook that is not there; the next run completes it."""
+    with monkeypatch.context() as patch:
+        faulty(patch, FaultPlan((Rule("full", "codebooks/*", ("create",), times=0),)))
+        with pytest.raises((TokenmillError, OSError), match=os.strerror(errno.ENOSPC)):
+            run_job(patches(), observer=SilentObserver())
+    assert not list((tmp_path / "store").glob("data/*"))
+    assert not list((tmp_path / "store").glob("codebooks/*"))
+    assert list(made(patches()).codebook()) == ["image"]
 
 
 def test_a_codebook_of_another_fingerprint_is_another_file(tmp_path: Path) -> None:
