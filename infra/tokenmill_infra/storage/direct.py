@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 import threading
 import time
 import urllib.request
@@ -99,9 +100,7 @@ class DirectRanges:
         key = os.getpid(), place.scheme, place.netloc
         kept = self._kept()
         if key not in kept:
-            secure = place.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            kept[key] = kind(place.netloc, timeout=TIMEOUT_S)
+            kept[key] = _connection(place)
         return kept[key]
 
     def _kept(self) -> dict[tuple[int, str, str], http.client.HTTPConnection]:
@@ -115,6 +114,14 @@ class DirectRanges:
         for connection in self._kept().values():
             connection.close()
         self._kept().clear()
+
+
+def _connection(place: SplitResult) -> http.client.HTTPConnection:
+    if place.scheme == "http":
+        return http.client.HTTPConnection(place.netloc, timeout=TIMEOUT_S)
+    # The variable by which AWS clients know certificates of one's own.
+    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+    return http.client.HTTPSConnection(place.netloc, timeout=TIMEOUT_S, context=context)
 
 
 def _is_proxied(place: SplitResult) -> bool:

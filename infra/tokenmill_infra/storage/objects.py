@@ -7,7 +7,6 @@ equal bytes are ours. What must have one winner has to hold something of its wri
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -147,7 +146,7 @@ class ObjectStorage:
         """
         transfer = self._transfer(path, "signing")
         special = [self.options.get(name) for name in UNSIGNED_OPTIONS]
-        special += ["verify" in self.options.get("client_kwargs", {}), os.getenv("AWS_CA_BUNDLE")]
+        special.append("verify" in self.options.get("client_kwargs", {}))
         if not transfer.in_parts or any(special):
             return None
         try:
