@@ -82,7 +82,7 @@ def group_bits(bits: Array, width: int) -> Ids:
 class Signs:
     """Makes float32 plus and minus one of bits ``[..., d]``; of ids with ``width`` d.
 
-    BitDance and UniWeTok read a position's bits as a vector.
+    BSQ (arXiv:2406.07548), and BitDance and UniWeTok, read a position's bits as a vector.
     """
 
     name: str
@@ -103,7 +103,10 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class SplitIds:
-    """Splits ids of ``sum(widths)`` bits: ``int64[..., len(widths)]``, lowest bits first."""
+    """Splits ids of ``sum(widths)`` bits: ``int64[..., len(widths)]``, lowest bits first.
+
+    Open-MAGVIT2 (arXiv:2409.04410): 18 bits as 6 and 12.
+    """
 
     name: str
     widths: tuple[int, ...]
@@ -127,7 +130,10 @@ class SplitIds:
 
 @dataclass(frozen=True, slots=True)
 class GroupBits:
-    """Makes an id of each group of ``width`` bits: ``int64[..., d / width]``."""
+    """Makes an id of each group of ``width`` bits: ``int64[..., d / width]``.
+
+    WeTok (arXiv:2508.05599): groups of 8.
+    """
 
     name: str
     width: int

@@ -66,6 +66,8 @@ def self_correct(features: Floats, levels: Levels, flips: list[Mask]) -> tuple[I
 class SelfCorrection:
     """Random flips of up to ``strength`` of each level's bits, a share of its own for each level.
 
+    Infinity's bitwise self-correction (arXiv:2412.04431).
+
     Gives ``"<into>.labels"`` (uint8[B, L, d]), ``"<into>.read"`` (uint8[B, L, d], flipped) and
     ``"<into>.teacher"`` (float32[B, L - first, d]).
 

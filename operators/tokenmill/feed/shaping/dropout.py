@@ -19,7 +19,7 @@ DROPPED = "dropped"
 
 @dataclass(frozen=True, slots=True)
 class DropCondition:
-    """Replaces conditions by their null values, all of one sample's or none.
+    """Replaces conditions by their null values, all of one sample's or none (arXiv:2207.12598).
 
     Gives ``"<first name>.dropped"``, bool[B]. Two transforms with other first names draw apart,
     which is how label and caption are dropped independently.
@@ -69,8 +69,8 @@ class DropCondition:
 class ChooseCaption:
     """Takes one of several caption columns for each sample, of those that are not empty.
 
-    Several captions an image, long and short, real and synthetic, as DALL-E 3 was trained
-    (Betker et al. 2023) and MaskGen's data has. Where all are empty the caption is "".
+    Stable Diffusion 3 (arXiv:2403.03206) was trained on original and synthetic captions, half of
+    each. Where all are empty the caption is "".
 
     Attributes:
         names: the columns, of text or None.

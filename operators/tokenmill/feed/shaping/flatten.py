@@ -118,6 +118,8 @@ class Part:
 class Flatten:
     """Writes parts one after the other, or position by position, into one sequence of ids.
 
+    Papers: RQ-Transformer (arXiv:2203.01941) for depth, Chameleon (arXiv:2405.09818) for ids among
+    words, Emu3 (arXiv:2409.18869) for rows and sizes, MusicGen (arXiv:2306.05284) for patterns.
     Gives ``into``: int64[B, L], or a list of int64[L] where shapes vary. The streams stay.
 
     Attributes:

@@ -73,7 +73,8 @@ class ToLatent:
     """Makes the model's latent ``float32[B, *axes, C]`` of a stored float stream.
 
     Widens bfloat16 and float16, samples or takes the mean where mean and log-variance are stored,
-    and applies the stream's scale and shift.
+    and applies the stream's scale and shift: latent diffusion (arXiv:2112.10752), SD3
+    (arXiv:2403.03206).
 
     Attributes:
         name: the stream.
@@ -140,7 +141,8 @@ class ToLatent:
 class Standardise:
     """Makes ``(value - mean) / deviation`` of a stream, with statistics that broadcast to a sample.
 
-    RAE's are of every channel and position; `of_variance` adds its epsilon.
+    Those of RAE (arXiv:2510.11690) are of every channel and position; `of_variance` adds its
+    epsilon. VA-VAE's (arXiv:2501.01423) are of every channel.
     """
 
     name: str

@@ -1,10 +1,10 @@
 """Masked generation: how much is masked, which tokens, and the targets.
 
-MaskGIT (arXiv:2202.04200) masks ``ceil(gamma(r) * n)`` random tokens, r uniform, gamma one of
-cosine, linear, square, cubic, square root and logarithm (arccos is MUSE's, arXiv:2301.00704, whose
-density is that of the cosine schedule). MAGE (arXiv:2211.09117) and MAR (arXiv:2406.11838) draw the
-ratio from a truncated normal distribution; MAR masks one end of the random order that it also
-generates in.
+MaskGIT (arXiv:2202.04200) masks ``ceil(gamma(r) * n)`` random tokens, r uniform, gamma cosine,
+linear, square, cubic or square root. The ratio's density ``2 / pi / sqrt(1 - ratio^2)`` of Muse
+(arXiv:2301.00704) is that of ``cosine``; ``arccos`` is the inverse function, as a schedule.
+MAGE (arXiv:2211.09117) and MAR (arXiv:2406.11838) draw the ratio from a truncated normal
+distribution; MAR masks one end of the random order that it also generates in.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Schedule:
 class TruncatedNormal:
     """Draws ratios from a normal distribution cut to [low, high].
 
-    MAR's: mean 1, deviation 0.25, from 0.7. MAGE's: mean 0.55, deviation 0.25, from 0.5.
+    MAR's (arXiv:2406.11838): mean 1, deviation 0.25, from 0.7. MAGE's (arXiv:2211.09117): mean
+    0.55, deviation 0.25, from 0.5.
     """
 
     mean: float = 1.0
@@ -98,6 +99,8 @@ MAGE = TruncatedNormal(mean=0.55, low=0.5)
 @dataclass(frozen=True, slots=True)
 class MaskTokens:
     """Masks random positions of a stream ``[n]`` or ``[n, *tail]``.
+
+    Papers: MaskGIT (arXiv:2202.04200); of latents, MAR (arXiv:2406.11838).
 
     Gives ``"<name>.mask"`` (bool[B, n], True where masked), ``"<name>.targets"`` (int64, the ids
     where masked and ``ignore`` elsewhere) and ``"<name>"`` with ``mask_id`` in their place. With

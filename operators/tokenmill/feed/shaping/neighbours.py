@@ -79,7 +79,7 @@ def _first(where: Array, who: Array, distances: Array, count: int) -> Table:
 class Perturb:
     """Replaces a share of ids by near ones: ``name`` stays ``int64[B, ...]``.
 
-    ``"<name>.perturbed"``, bool[B, ...], says where.
+    ``"<name>.perturbed"``, bool[B, ...], says where. RobustTok (arXiv:2503.08354).
 
     Attributes:
         name: a stream of ids.

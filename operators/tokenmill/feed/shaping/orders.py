@@ -176,6 +176,8 @@ def order_of(kind: Kind, grid: Grid) -> Ids:
 class Reorder:
     """Shows every sample's positions in one order.
 
+    Papers: VQGAN (arXiv:2012.09841) compares most of them, NAR (arXiv:2503.10696) reads near to
+    far, Selftok (arXiv:2505.07538) backwards.
     ``name`` becomes ``[B, n, *tail]`` (or a list), ``"<name>.order"`` the order: int64[B, n].
 
     Attributes:
@@ -266,7 +268,10 @@ class RandomOrder:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Puts a stream that was reordered back into raster order, by its ``"<name>.order"``."""
+    """Puts a stream that was reordered back into raster order, by its ``"<name>.order"``.
+
+    What a generator in RAR's orders (arXiv:2411.00776) has made is decoded so.
+    """
 
     name: str
 

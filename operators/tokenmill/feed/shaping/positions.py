@@ -18,7 +18,7 @@ from tokenmill.feed.shaping.common import Array, Ids, problem, values_of
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Flattens a grid, and says where each token was.
+    """Flattens a grid, and says where each token was: M-RoPE (Qwen2-VL, arXiv:2409.12191).
 
     ``name`` becomes ``[B, n, *tail]`` in raster order (or a list), ``"<name>.positions"``
     int64[B, n, axes]. With ``window`` there is ``"<name>.first"``, bool[B, n]: True in the first of

@@ -25,6 +25,9 @@ Rule = Literal["uniform", "pow2", "uniform_pow2", "fixed", "among"]
 class KeepPrefix:
     """Keeps the first k positions of a stream ``[n, *tail]``.
 
+    Papers: FlexTok (arXiv:2502.13967), One-D-Piece (arXiv:2501.10064), Semanticist
+    (arXiv:2503.08685).
+
     With ``per_sample`` False all samples of a step, on all ranks, keep the same k, and the stream
     is cut: ``[B, k, *tail]``. With it each has its own: the stream stays ``[B, n, *tail]`` with
     ``pad`` behind the prefix, and ``"<name>.mask"`` bool[B, n] says what was kept. Both give

@@ -68,7 +68,9 @@ def join_levels(pieces: list[Array], *, tail: int = 0) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Phi:
-    """VAR's convolutions: ``(1 - ratio) * x + ratio * conv3x3(x)``, one of K for each level.
+    """VAR's convolutions (arXiv:2404.02905): one of K for each level.
+
+    Each is ``(1 - ratio) * x + ratio * conv3x3(x)``.
 
     Attributes:
         weights: float32[K, C, C, 3, 3], torch's layout.
@@ -179,6 +181,8 @@ def teacher_input(codes: list[Floats], *, up: Up = "bicubic", phi: Phi | None = 
 @dataclass(frozen=True, slots=True, eq=False)
 class TeacherInput:
     """Adds ``"<name>.teacher"``: float32[B, *lead, L - first level, C], of ids ``[B, *lead, L]``.
+
+    Papers: VAR (arXiv:2404.02905); TokenFlow (arXiv:2412.03069) and SAR3D (arXiv:2411.16856).
 
     Attributes:
         name: a stream of ids, levels coarse to fine; leading axes (planes) are pyramids of their

@@ -34,6 +34,8 @@ def cut_length(ids: Array, limit: int, *, unit: int = 1, restart: int | None = N
 class Pad:
     """Makes one array of sequences of varying length: ``[B, length, *tail]``.
 
+    Cut as MeshXL (arXiv:2405.20853) and MeshAnything V2 (arXiv:2408.02555) need it.
+
     ``"<name>.mask"`` (bool[B, length]) is True where there are tokens, ``"<name>.length"`` int64[B]
     counts them and ``"<name>.cut"`` bool[B] says where some did not fit.
 
@@ -176,6 +178,8 @@ class BlockIndex:
 @dataclass(frozen=True, slots=True)
 class Begin:
     """Puts one id before every sequence, a class label among them: ``int64[B, 1 + n]``.
+
+    LlamaGen (arXiv:2406.06525) and most class-conditional generators begin with the class.
 
     Attributes:
         name: sequences of ids.

@@ -13,8 +13,8 @@ from tokenmill.feed.shaping.common import Array, as_ids, each, problem, values_o
 class Take:
     """Adds ``into``: entries ``start .. stop`` of one axis of a stream.
 
-    EvoTok's first four residual depths draw pixels and all sixteen tell the meaning; a posterior's
-    first half of channels is its mean.
+    Of residual codes (RQ-Transformer, arXiv:2203.01941) a few first depths are a coarser picture;
+    EvoTok's first four draw pixels and all sixteen tell the meaning.
 
     Attributes:
         name: the stream.

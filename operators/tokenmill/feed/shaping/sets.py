@@ -45,6 +45,7 @@ def coord_order(coords: Array, kind: Literal["raster", "z_curve"], *, bits: int 
 class ShuffleSet:
     """Gives aligned streams ``[n, ...]`` one random order, a new one every step.
 
+    For bags (TiTok, arXiv:2406.07550) and sets (3DShape2VecSet, arXiv:2301.11445).
     ``"<first name>.order"`` is the order. With ``keep`` only that many elements are shown (VecSet
     models train on varying n): n is then ``keep``.
 
@@ -82,7 +83,10 @@ class ShuffleSet:
 
 @dataclass(frozen=True, slots=True)
 class SortSet:
-    """Gives aligned streams the order of their coordinates: raster, or Morton's curve."""
+    """Gives aligned streams the order of their coordinates: raster, or Morton's curve.
+
+    Octree and voxel models (OctGPT, arXiv:2504.09975) read cells along such curves.
+    """
 
     coords: str
     names: tuple[str, ...] = ()
@@ -98,7 +102,10 @@ class SortSet:
 
 @dataclass(frozen=True, slots=True)
 class ScaleCoords:
-    """Makes float32 coordinates in (-1, 1) of cells of a cube of ``size`` cells a side."""
+    """Makes float32 coordinates in (-1, 1) of cells of a cube of ``size`` cells a side.
+
+    TRELLIS (arXiv:2412.01506): 64 of them.
+    """
 
     name: str
     size: int
@@ -112,7 +119,10 @@ class ScaleCoords:
 
 @dataclass(frozen=True, slots=True)
 class JoinPoints:
-    """Puts coordinates before their payload: ``float32[n, D + C]`` of ``[n, D]`` and ``[n, C]``."""
+    """Puts coordinates before their payload: ``float32[n, D + C]`` of ``[n, D]`` and ``[n, C]``.
+
+    TRELLIS' structured latents (arXiv:2412.01506) as one vector a voxel.
+    """
 
     coords: str
     payload: str

@@ -21,6 +21,7 @@ class OneView:
 
     All ``names`` take the same one, so aligned streams stay together. ``"<first name>.view"`` is
     int64[B]. In a store with a row for each view nothing is to be done here: each is a sample.
+    LlamaGen (arXiv:2406.06525) draws among ten crops so.
     """
 
     names: tuple[str, ...]

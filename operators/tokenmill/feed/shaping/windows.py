@@ -52,8 +52,8 @@ def split_windows(values: Array, size: int, *, tail: int = 0) -> Array:
 class MergeWindows:
     """Makes ``[B, H/s * W/s, s*s, *tail]`` of a stream ``[B, H, W, *tail]``, in raster order.
 
-    With ``flat`` the windows' positions follow one another in one axis: ``[B, H*W, *tail]``, the
-    patch order ``(h w p1 p2)`` of BitDance.
+    Token-Shuffle (arXiv:2504.17789). With ``flat`` the windows' positions follow one another in one
+    axis: ``[B, H*W, *tail]``, the patch order ``(h w p1 p2)`` of BitDance.
     """
 
     name: str

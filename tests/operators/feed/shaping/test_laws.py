@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -146,3 +147,15 @@ def test_a_draw_of_other_rows_is_refused(transform: Any, batch: Batch) -> None:
     """Otherwise ranks would quietly get each other's numbers."""
     with pytest.raises(JobError, match="8 samples and the draw 7"):
         transform(batch, Draw(0, 0, 0, 7))
+
+
+TRANSFORMS = [getattr(shaping, name) for name in shaping.__all__]
+TRANSFORMS = [one for one in TRANSFORMS if isinstance(one, type) and "__call__" in vars(one)]
+
+
+@pytest.mark.parametrize("kind", TRANSFORMS, ids=lambda kind: str(kind.__name__))
+def test_a_transform_names_its_paper(kind: type) -> None:
+    """In its own docstring, and every public one is held to the laws above."""
+    assert re.search(r"arXiv:\d{4}\.\d{5}", kind.__doc__ or "")
+    held = {type(transform) for transform, _ in CASES} | {shaping.Restore, shaping.Phi}
+    assert kind in held
