@@ -79,8 +79,9 @@ class Bits:
 
     def shards_shown(self) -> Rows:
         """Return the shards of which any row is shown, ascending."""
-        shown = self.words.reshape(-1, BLOCK_WORDS).any(axis=1)
-        return np.unique(self.shards()[shown])
+        shown = np.zeros(len(self.blocks) - 1, bool)
+        shown[self.shards()[self.words.reshape(-1, BLOCK_WORDS).any(axis=1)]] = True
+        return np.flatnonzero(shown)
 
     def count_runs(self) -> int:
         """Return the number of runs: rows that are shown and have none shown before them."""
