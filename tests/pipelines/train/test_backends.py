@@ -1,0 +1,75 @@
+"""A training on Ray Train and as a Prefect flow: the same training."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.pipelines.train.conftest import JobOf, trained
+
+from tokenmill_infra.observe import SilentObserver
+from tokenmill_pipelines.flows.server import temporary_server
+from tokenmill_pipelines.flows.settings import DEFAULTS
+from tokenmill_pipelines.train.run import run_train_job
+from tokenmill_schemas.errors import JobError
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_of_ray_train_learn_what_one_does(train_job: JobOf) -> None:
+    """The loss is the same up to the order of sums."""
+    pytest.importorskip("pandas", reason="ray.train imports it")
+    ray = ("cluster.backend=ray", "cluster.workers=2", "cluster.gpus_per_worker=0")
+    alone = trained(train_job("alone", "optimiser.steps=8"))
+    both = trained(train_job("ray", "optimiser.steps=8", *ray))
+    assert both.loss == pytest.approx(alone.loss, rel=1e-5)
+    assert [leg["workers"] for leg in both.legs] == [2]
+    assert Path(both.report).exists()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server's URL, with Prefect pointed at it and at a home of its own."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**DEFAULTS, "PREFECT_HOME": str(home)}.items():
+            patch.setenv(name, value)
+        with temporary_server(home) as url:
+            patch.setenv("PREFECT_API_URL", url)
+            yield url
+
+
+def ask(api: str, what: str) -> list[dict[str, Any]]:
+    """All records of a kind, oldest first."""
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", dumps({}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = loads(answer.read())
+    return sorted(found, key=lambda record: str(record["created"]))
+
+
+@pytest.mark.prefect
+def test_a_training_is_a_flow_run_of_its_stages(api: str, train_job: JobOf) -> None:
+    """Tasks are the stages, artifacts tell of them, and the loss is that of a plain run."""
+    plain = trained(train_job("plain", "optimiser.steps=4"))
+    flowed = run_train_job(
+        train_job("flowed", "optimiser.steps=4"), observer=SilentObserver(), prefect=True
+    )
+    assert flowed.loss == plain.loss
+    (run,) = ask(api, "flow_runs")
+    assert (run["name"], run["state_type"]) == ("fashion_mnist", "COMPLETED")
+    tasks = [task["name"].rsplit("-", 1)[0] for task in ask(api, "task_runs")]
+    assert tasks == ["look", "train", "report"]
+    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts")}
+    assert artifacts["train"]["data"] == 100.0
+    assert flowed.report in artifacts["train-report"]["data"]
+    with pytest.raises(JobError, match="--resume goes on"):
+        run_train_job(
+            train_job("flowed", "optimiser.steps=4"), observer=SilentObserver(), prefect=True
+        )
+    assert ask(api, "flow_runs")[-1]["state_type"] == "FAILED"
