@@ -53,7 +53,7 @@ class RowReader(Protocol):
 
 
 def read_rows(reader: RowReader, *, parallelism: int = -1) -> Dataset:
-    """Return a dataset of all rows, in order; nothing is read before it is asked for.
+    """Return a dataset of all rows; nothing is read before it is asked for.
 
     Args:
         reader: Reads rows inside the tasks.

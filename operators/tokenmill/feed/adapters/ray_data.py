@@ -35,8 +35,9 @@ def ray_dataset(
     parallelism: int = -1,
     cache: ShardCache | None = None,
 ) -> Dataset:
-    """Return the samples that a version shows, in manifest order.
+    """Return the samples that a version shows: of each read task in manifest order.
 
+    Tasks come as they end, unless ``DataContext.execution_options.preserve_order`` is set.
     Streams are tensor columns of ``[*stream shape]`` a row (variable-shaped ones where shapes
     vary) in the type that a feed gives: ids in the narrowest unsigned type, bits as uint8,
     bfloat16 as its uint16 bits. Other columns keep their Arrow type. Each read task reads whole
