@@ -84,7 +84,7 @@ def test_epochs_have_other_windows_of_the_same_number() -> None:
     one, other = windows(plan, 0), windows(plan, 1)
     assert len(one) == len(other)
     assert len({tuple(sorted(w)) for w in one} & {tuple(sorted(w)) for w in other}) < 30
-    groups = [[plan_of(every)._deal.group_of(w[0]) for w in some] for some in (one, other)]
+    groups = [[plan._deal.group_of(w[0]) for w in some] for some in (one, other)]
     assert groups[0] != groups[1]
     assert windows(plan_of(every, seed=1), 0) != one
     # Lengths are not sorted in a window, as best fit leaves them.
