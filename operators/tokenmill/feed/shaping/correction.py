@@ -75,6 +75,8 @@ class SelfCorrection:
         name: raw features ``float32[B, *grid of the last level, d]``, or bits ``[B, L, d]``. Of
             bits the labels stay as stored.
         levels: grids, coarse to fine.
+        others: levels of other aspect ratios. A step's are those that its samples fit, so it must
+            be of one shape (``Feed(buckets=...)``).
         into: prefix of what it gives; "" is ``name``.
         strength: largest share of bits of a level that is flipped (0.3 in the paper).
     """
@@ -83,10 +85,11 @@ class SelfCorrection:
     levels: Levels
     into: str = ""
     strength: float = 0.3
+    others: tuple[Levels, ...] = ()
 
     def __post_init__(self) -> None:
         check_probability("strength", self.strength)
-        if not self.levels:
+        if not all((self.levels, *self.others)):
             raise problem("a pyramid needs levels")
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
@@ -97,16 +100,14 @@ class SelfCorrection:
         """
         values = stacked(batch, self.name)
         rows_of(values, draw, self.name)
-        d = values.shape[-1]
-        flips = self.flips(draw, d)
+        levels = self._levels_of(values)
+        flips = self.flips(draw, levels, values.shape[-1])
         if values.dtype.kind == "f":
-            if values.shape[1:-1] != self.levels[-1]:
-                raise problem(f"{self.name!r} is {values.shape}, the last level {self.levels[-1]}")
-            labels, read = self_correct(values, self.levels, flips)
+            labels, read = self_correct(values, levels, flips)
         else:
             labels = values.astype(np.int64)
             read = labels ^ np.concatenate(flips, axis=1)
-        given = bit_teacher_input(read, self.levels)
+        given = bit_teacher_input(read, levels)
         into = self.into or self.name
         new: Batch = {
             "labels": labels.astype(np.uint8),
@@ -115,9 +116,24 @@ class SelfCorrection:
         }
         return {**batch, **{f"{into}.{key}": value for key, value in new.items()}}
 
-    def flips(self, draw: Draw, width: int) -> list[Mask]:
+    def _levels_of(self, values: Array) -> Levels:
+        shape, of_features = values.shape[1:-1], values.dtype.kind == "f"
+        fitting = [
+            levels
+            for levels in (self.levels, *self.others)
+            if shape == (levels[-1] if of_features else (sum(level_sizes(levels)),))
+        ]
+        if len(fitting) != 1:
+            known = [levels[-1] for levels in (self.levels, *self.others)]
+            raise problem(
+                f"{self.name!r} has positions {shape}, which are those of {len(fitting)} of the "
+                f"pyramids whose last levels are {known}"
+            )
+        return fitting[0]
+
+    def flips(self, draw: Draw, levels: Levels, width: int) -> list[Mask]:
         """Return which bits are flipped: bool[B, positions, width] for each level."""
-        sizes = level_sizes(self.levels)
+        sizes = level_sizes(levels)
         shares = draw.uniform(f"flip/{self.name}/share", len(sizes)) * self.strength
         out = []
         for level, size in enumerate(sizes):

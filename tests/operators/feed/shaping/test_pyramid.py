@@ -218,7 +218,7 @@ def test_flips_are_of_raw_features_or_of_stored_bits() -> None:
     np.testing.assert_array_equal(stored["z.labels.labels"], labels)
     share = float((np.asarray(stored["z.labels.read"]) != labels).mean())
     assert 0.1 < share < 0.2, "half of the strength, on average"
-    with pytest.raises(JobError, match="the last level"):
+    with pytest.raises(JobError, match=r"positions \(3, 6\), which are those of 0 of the"):
         shaped({"x": features[:, :3]}, Draw(0, 0, 0, 16))
 
 
@@ -233,3 +233,19 @@ def test_no_strength_flips_nothing() -> None:
     assert shares.max() > 0.9
     with pytest.raises(JobError, match=r"strength must be in \[0, 1\]"):
         SelfCorrection("x", LEVELS, strength=1.5)
+
+
+def test_a_step_of_another_aspect_ratio_has_its_own_levels() -> None:
+    """Infinity's schedules: told from raw features' grids; bits of equal length are not told."""
+    wide, tall = ((1, 1), (2, 4), (4, 8)), ((1, 1), (4, 2), (8, 4))
+    shaped = SelfCorrection("x", wide, others=(tall,))
+    for levels in (wide, tall):
+        features = np.random.default_rng(0).standard_normal((2, *levels[-1], 6), np.float32)
+        batch = shaped({"x": features}, Draw(0, 0, 0, 2))
+        alone = SelfCorrection("x", levels)({"x": features}, Draw(0, 0, 0, 2))
+        for name in ("x.labels", "x.read", "x.teacher"):
+            np.testing.assert_array_equal(batch[name], alone[name])
+    with pytest.raises(JobError, match="those of 2 of the pyramids"):
+        shaped({"x": np.zeros((2, 41, 6), np.uint8)}, Draw(0, 0, 0, 2))
+    with pytest.raises(JobError, match="needs levels"):
+        SelfCorrection("x", wide, others=((),))
