@@ -85,7 +85,7 @@ class Bits:
 
     def count_runs(self) -> int:
         """Return the number of runs: rows that are shown and have none shown before them."""
-        return sum(int(np.bitwise_count(firsts).sum()) for _, firsts, _ in self._edges())
+        return sum(int(count_bits(firsts).sum()) for _, firsts, _ in self._edges())
 
     def runs(self) -> tuple[Rows, Rows, Rows]:
         """Return the shard, the first row and the length of every run."""
@@ -131,7 +131,7 @@ class Selection:
     @classmethod
     def of(cls, bits: Bits) -> Selection:
         """Return the index of ``bits``."""
-        counts = np.bitwise_count(bits.words).reshape(-1, BLOCK_WORDS)
+        counts = count_bits(bits.words).reshape(-1, BLOCK_WORDS)
         counts = counts.sum(axis=1, dtype=np.int64)
         return cls(bits, Stretches.of(counts), bits.shards().astype(np.int32))
 
@@ -146,7 +146,7 @@ class Selection:
         ranks = rows - self.stretches.starts[blocks]
         places = blocks * BLOCK_WORDS
         for _ in range(BLOCK_WORDS - 1):
-            counts = np.bitwise_count(self.bits.words[places])
+            counts = count_bits(self.bits.words[places])
             further = ranks >= counts
             ranks -= counts * further
             places += further
@@ -164,10 +164,26 @@ class Selection:
         ranks = self.stretches.starts[blocks]
         for word in range(BLOCK_WORDS - 1):
             index = blocks * BLOCK_WORDS + word
-            ranks += np.bitwise_count(self.bits.words[index]) * (index < last)
+            ranks += count_bits(self.bits.words[index]) * (index < last)
         words, bit = self.bits.words[last], (places & 63).astype(np.uint64)
         below = words & (np.left_shift(_ONE, bit) - _ONE)
-        return np.where(words >> bit & _ONE, ranks + np.bitwise_count(below), -1)
+        return np.where(words >> bit & _ONE, ranks + count_bits(below), -1)
+
+
+def count_bits(words: Words) -> npt.NDArray[np.uint8]:
+    """Return the number of set bits of each word: uint8."""
+    if hasattr(np, "bitwise_count"):
+        counts: npt.NDArray[np.uint8] = np.bitwise_count(words)
+        return counts
+    return (_byte_counts(words) * _ONES >> np.uint64(56)).astype(np.uint8)  # NumPy before 2.0
+
+
+def _byte_counts(words: Words) -> Words:
+    """Return words whose bytes are the numbers of set bits of the bytes of ``words``."""
+    sums = words - (words >> _ONE & _PAIRS)
+    sums = (sums & _FOURS) + (sums >> np.uint64(2) & _FOURS)
+    counts: Words = sums + (sums >> np.uint64(4)) & _EIGHTS
+    return counts
 
 
 def select(words: Words, ranks: Rows) -> Rows:
@@ -177,11 +193,9 @@ def select(words: Words, ranks: Rows) -> Rows:
     all at once, and what is left is looked up.
     """
     wanted = ranks.astype(np.uint64)
-    sums = words - (words >> _ONE & _PAIRS)
-    sums = (sums & _FOURS) + (sums >> np.uint64(2) & _FOURS)
-    sums = (sums + (sums >> np.uint64(4)) & _EIGHTS) * _ONES
+    sums = _byte_counts(words) * _ONES
     # The top bit of a byte stays where the set bits up to its end are not more than the rank.
-    passed = np.bitwise_count(((wanted * _ONES | _TOPS) - sums) & _TOPS)
+    passed = count_bits(((wanted * _ONES | _TOPS) - sums) & _TOPS)
     shift = passed.astype(np.uint64) << np.uint64(3)
     wanted -= sums << np.uint64(8) >> shift & _BYTE
     entry = (words >> shift & _BYTE) << np.uint64(3) | wanted

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from tokenmill.feed.bits import Bits, Selection, select
+from tokenmill.feed.bits import Bits, Selection, count_bits, select
 from tokenmill.feed.plan import Plan, Rows, Runs
 from tokenmill.feed.stretches import Stretches
 from tokenmill_schemas.errors import StoreError
@@ -108,6 +108,17 @@ def test_the_nth_bit_of_a_word(words: npt.NDArray[np.uint64], data: Any) -> None
     ranks = [data.draw(st.integers(0, len(bits) - 1)) for bits in places]
     wanted = [bits[rank] for bits, rank in zip(places, ranks, strict=True)]
     assert select(words, np.array(ranks, np.int64)).tolist() == wanted
+
+
+@given(nps.arrays(np.uint64, st.integers(0, 20)))
+@settings(max_examples=60, deadline=None)
+def test_bits_are_counted_by_any_numpy(words: npt.NDArray[np.uint64]) -> None:
+    """Also by one that has no function for it."""
+    wanted = [int(word).bit_count() for word in words]
+    assert count_bits(words).tolist() == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(np, "bitwise_count", raising=False)
+        assert count_bits(words).tolist() == wanted
 
 
 def test_a_plan_takes_the_smaller_index() -> None:
