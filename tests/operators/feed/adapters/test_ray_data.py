@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 pytest.importorskip("pandas", reason="Ray Data wants pandas")
-ray_data_api = pytest.importorskip("ray.data", reason="needs ray")
+pytest.importorskip("ray.data", reason="needs ray")
+
 
 from tokenmill.feed import Feed, Part
 from tokenmill.feed.adapters import ray_data
