@@ -45,11 +45,10 @@ class Draw:
         """
         if not 0 <= width < 2**WIDTH_BITS:
             raise ValueError(f"width must be in [0, 2**{WIDTH_BITS}), got {width}")
-        key = np.uint64(derive_key("draw", self.seed, self.step, name))
+        key = derive_key("draw", self.seed, self.step, name)
         # Two rounds: the place into a key of its own, then the column; no counter can overflow
         # into a neighbour's.
-        places = np.arange(self.first, self.first + self.rows, dtype=np.uint64)
-        keys = _mix(key + (places + np.uint64(1)) * _GOLDEN)
+        keys = words_at(key, np.arange(self.first, self.first + self.rows))
         columns = (np.arange(width, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
         return _mix(keys[:, None] + columns)
 
@@ -81,6 +80,11 @@ class Draw:
     def shared(self) -> Draw:
         """Return the draw of one number for the whole step, the same on every rank."""
         return replace(self, step=-1 - self.step, first=0, rows=1)
+
+
+def words_at(key: int, places: Integers) -> Words:
+    """Return a uniform word for each of ``places``: a function of it and of ``key``."""
+    return _mix(np.uint64(key) + (places.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
 
 def _mix(words: Words) -> Words:

@@ -18,7 +18,7 @@ from tokenmill.feed.follow import Follow
 from tokenmill.feed.migration import Migration, migrated, restored
 from tokenmill.feed.order import Shuffle
 from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref, open_part
-from tokenmill.feed.reading import Form, Reader, Transform
+from tokenmill.feed.reading import Reader, Transform
 from tokenmill.feed.schedule import Place, StepSamples
 from tokenmill.feed.settings import Settings, check_settings
 from tokenmill.feed.source import Source, follow_source, mixture_of, open_source
@@ -79,6 +79,7 @@ class Feed:
         columns: Sequence[str] = ("sample_id",),
         packing: Packing | None = None,
         buckets: str = "",
+        one_view: bool = False,
         transforms: Sequence[Transform] = (),
         shuffle: Shuffle = "block",
         epochs: int | None = None,
@@ -108,6 +109,7 @@ class Feed:
                 is read has no values are not shown; `uncovered` counts them.
             packing: How samples of varying length are packed into windows.
             buckets: The stream whose shape all samples of a step have in common.
+            one_view: Show one of each asset's views an epoch, another one each time.
             transforms: What shapes the tokens of a batch, in this order.
             shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
             epochs: When to stop; None never.
@@ -124,7 +126,7 @@ class Feed:
             StoreError: there is no such store or snapshot, or it shows no samples.
         """
         reading = Reading(None if streams is None else tuple(streams), tuple(columns), fingerprint)
-        self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets)
+        self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets, one_view)
         self._place, self._epochs, self.threads = Place(rank, world_size), epochs, threads
         check_settings(self._settings, self._place, threads=threads, epochs=epochs)
         if follow is not None and epochs is not None:
@@ -137,12 +139,7 @@ class Feed:
             if follow is None
             else follow_source(mixture, follow, reading, self._settings, cache=cache)
         )
-        parts, all_streams = self.source.parts, self.source.streams
-        stacked = tuple(
-            s.name for s in all_streams if buckets and buckets in (s.name, s.aligned_with)
-        )
-        form = Form(packing, stacked, tuple(transforms), seed)
-        self._reader = Reader(parts, all_streams, form, self._place, batch_size)
+        self._reader = Reader.of(self.source, tuple(transforms), self._place)
         self._stepper = Stepper(self.source, self._reader, threads=threads)
         self._step = self._iterators = 0
         self._options: dict[str, Any] = {
@@ -154,6 +151,7 @@ class Feed:
             "columns": columns,
             "packing": packing,
             "buckets": buckets,
+            "one_view": one_view,
             "transforms": tuple(transforms),
             "shuffle": shuffle,
             "epochs": epochs,

@@ -14,6 +14,7 @@ from tokenmill.feed.lanes import Rows
 from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.parts import OpenedPart, moved
 from tokenmill.feed.schedule import Place, Span
+from tokenmill.feed.source import Source
 from tokenmill_schemas.tokens import Stream
 
 if TYPE_CHECKING:
@@ -42,6 +43,14 @@ class Reader:
     form: Form
     place: Place
     batch_size: int
+
+    @classmethod
+    def of(cls, source: Source, transforms: tuple[Transform, ...], place: Place) -> Reader:
+        """Return the reader of a source for one rank."""
+        settings, name = source.settings, source.settings.buckets
+        stacked = (s.name for s in source.streams if name and name in (s.name, s.aligned_with))
+        form = Form(settings.packing, tuple(stacked), transforms, settings.seed)
+        return cls(source.parts, source.streams, form, place, settings.batch_size)
 
     def read(self, span: Span) -> list[Batch] | Steps:
         """Return the batches of a span's steps, in order.

@@ -28,6 +28,7 @@ class Settings:
     drop_last: bool = True
     packing: Packing | None = None
     buckets: str = ""
+    one_view: bool = False
 
 
 def check_settings(settings: Settings, place: Place, *, threads: int, epochs: int | None) -> None:
@@ -48,6 +49,8 @@ def check_settings(settings: Settings, place: Place, *, threads: int, epochs: in
         raise JobError("threads and epochs must not be negative", path="feed")
     if settings.packing is not None and settings.buckets:
         raise JobError("packed windows have one shape already", path="feed.buckets")
+    if settings.one_view and (settings.packing is not None or settings.buckets):
+        raise JobError("is for samples that are neither packed nor bucketed", path="feed.one_view")
 
 
 def check_followed(mixture: Mixture, settings: Settings) -> None:
@@ -61,6 +64,7 @@ def check_followed(mixture: Mixture, settings: Settings) -> None:
         ("mixture", several),
         ("packing", settings.packing is not None),
         ("buckets", bool(settings.buckets)),
+        ("one_view", settings.one_view),
     ):
         if there:
             raise JobError("is not for a store that is still written", path=f"feed.{name}")
@@ -94,6 +98,12 @@ def lane_of(part: OpenedPart, settings: Settings, seed: int) -> Lane:
     """Return the lane of a part, all of whose samples an epoch shows."""
     plan = part.opened.plan
     name = settings.packing.stream if settings.packing else settings.buckets
+    if settings.one_view:
+        from tokenmill.feed.one_view import OneViewLane, open_assets
+
+        assets = open_assets(part.store, part.opened)
+        order = Order(assets.count, seed, settings.shuffle)
+        return OneViewLane(RowLane(order, assets.count), assets, seed)
     if not name:
         return RowLane(Order(plan.rows, seed, settings.shuffle), plan.rows)
     from tokenmill.feed.buckets import BucketLane
@@ -119,6 +129,10 @@ def lane_of(part: OpenedPart, settings: Settings, seed: int) -> Lane:
 
 def aligned(lane: Lane, settings: Settings) -> Lane:
     """Return a lane whose epochs are whole batches."""
+    from tokenmill.feed.one_view import OneViewLane
+
+    if isinstance(lane, OneViewLane):
+        return replace(lane, lane=aligned(lane.lane, settings))  # type: ignore[arg-type]
     full, rest = divmod(lane.items, settings.batch_size)
     steps = full + bool(rest and not settings.drop_last)
     return replace(lane, items=steps * settings.batch_size)  # type: ignore[type-var]

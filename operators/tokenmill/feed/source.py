@@ -73,6 +73,7 @@ class Source:
             where=setting_digest([part.where for part in opened if part.where]),
             packing=setting_digest(asdict(settings.packing) if settings.packing else None),
             buckets=settings.buckets,
+            one_view=settings.one_view,
             follow=self.follow.until if self.follow else "",
             taken=opened[0].taken,
             base=base,

@@ -12,6 +12,17 @@ from tokenmill_schemas.strict import build
 
 #: Format 1 had no mixtures, filters, packing or buckets, and whole content ids.
 STATE_FORMAT = 2
+#: Settings that are in the state as they are, or as digests.
+_ORDER = (
+    "seed",
+    "shuffle",
+    "batch_size",
+    "drop_last",
+    "packing",
+    "buckets",
+    "one_view",
+    "follow",
+)
 #: Hex digits kept of what tells snapshots apart, and of what tells settings apart.
 SNAPSHOT_DIGITS = 32
 SETTING_DIGITS = 8
@@ -26,7 +37,8 @@ class FeedState:
     what is read, all stores of a mixture together; ``number`` is for people. ``groups`` are the
     column groups that are read, in which every sample shown has values. ``mix``, ``where`` and
     ``packing`` are digests of those settings, "" where they are not used; ``buckets`` is the stream
-    whose shapes make batches, ``follow`` the tag that ends a store that grows.
+    whose shapes make batches, ``one_view`` says that items are assets, ``follow`` is the tag
+    that ends a store that grows.
 
     ``taken`` counts the takedowns at that time, where they hide anything of the snapshot. A state
     that was carried over to another version says in ``carried`` which versions the epoch was shown
@@ -47,6 +59,7 @@ class FeedState:
     where: str = ""
     packing: str = ""
     buckets: str = ""
+    one_view: bool = False
     follow: str = ""
     taken: int = 0
     base: tuple[int, ...] = ()
@@ -119,7 +132,7 @@ def check_settings_of(state: FeedState, now: FeedState) -> None:
     for name, what in (("mix", "stores, weights or offsets"), ("where", "filter")):
         if getattr(state, name) != getattr(now, name):
             raise _other_samples(name, what, bool(getattr(state, name)))
-    for name in ("seed", "shuffle", "batch_size", "drop_last", "packing", "buckets", "follow"):
+    for name in _ORDER:
         was, given = getattr(state, name), getattr(now, name)
         if was != given:
             raise JobError(
