@@ -68,6 +68,17 @@ class FeedDataset(IterableDataset[Tensors]):
         stride = worker.num_workers
         return StepIterator(self.feed, self._form, first=first + worker.id, stride=stride)
 
+    def __len__(self) -> int:
+        """Return the number of steps of a pass.
+
+        Raises:
+            TypeError: the feed has no end.
+        """
+        end = self.feed.total_steps
+        if end is None:
+            raise TypeError("the feed has no end: give it epochs=, or count steps")
+        return max(0, end - self.feed.step)
+
     def state_at(self, step: int) -> dict[str, Any]:
         """Return the feed's state before a step; see `Feed.state_at`."""
         return self.feed.state_at(step)

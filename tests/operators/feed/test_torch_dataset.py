@@ -126,6 +126,17 @@ def test_eight_spawned_workers(store: Store, truth: list[list[str]], persistent:
     assert names(loader) == truth[11:]
 
 
+def test_a_loader_knows_how_long_a_pass_is(store: Store) -> None:
+    """From where the feed stands to its end, if it has one; torch warns where that is wrong."""
+    feed = make_feed(store)
+    loader = loader_of(feed.as_dataset(), 2)
+    assert len(loader) == STEPS
+    feed.seek(9)
+    assert len(loader) == len(list(loader)) == STEPS - 9
+    with pytest.raises(TypeError, match="no end"):
+        len(loader_of(Feed(store, batch_size=8).as_dataset(), 0))
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_every_pass_begins_where_the_feed_stands(
     store: Store, truth: list[list[str]], workers: int
