@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokenmill_pipelines.cli import columns, export, output, takedown, versions
+from tokenmill_pipelines.cli.feed import feed
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
@@ -150,52 +151,8 @@ def verify(
             raise typer.Exit(FAILED)
 
 
-@app.command()
-def feed(
-    store: StoreAt,
-    ref: Ref = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only what is new since this version.")
-    ] = None,
-    streams: Annotated[
-        str, typer.Option("--streams", metavar="A,B", help="Which to read; else the store's own.")
-    ] = "",
-    columns: Annotated[
-        str, typer.Option("--columns", metavar="A,B", help="Which other columns to read.")
-    ] = "",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Over all ranks.")] = 8,
-    batches: Annotated[int, typer.Option("--batches", min=1, help="How many to read.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
-    world_size: Annotated[int, typer.Option("--world-size", help="Number of ranks.")] = 1,
-    rank: Annotated[int, typer.Option("--rank", help="Which rank to be.")] = 0,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Read batches as a trainer would; print the first ones and the speed."""
-    with guard(as_json=as_json, debug=debug):
-        from tokenmill.feed import Feed
-        from tokenmill_pipelines.cli import stores
-
-        at, chosen = stores.open_at(store, ref)
-        opened = Feed(
-            at,
-            ref=chosen,
-            since=since,
-            streams=_words(streams) or None,
-            columns=tuple(dict.fromkeys(("sample_id", *_words(columns)))),
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
-        show(stores.read_batches(opened, batches, _words(columns)), "batches", as_json=as_json)
-
-
+app.command()(feed)
 app.command()(train)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @samples_app.command("list")

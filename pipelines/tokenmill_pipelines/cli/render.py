@@ -210,45 +210,6 @@ def verified(value: dict[str, Any]) -> None:
     )
 
 
-def batches(value: dict[str, Any]) -> None:
-    """Show the first batches and the speed."""
-    rows = [
-        (f"{batch['step']}", name, _shape(stream), " ".join(map(_number, stream["first"])))
-        for batch in value["shown"]
-        for name, stream in batch["streams"].items()
-    ]
-    table("", ("step", "stream", "batch", "first values"), rows)
-    columns = [
-        (f"{batch['step']}", name, first)
-        for batch in value["shown"]
-        for name, first in batch["columns"].items()
-    ]
-    table("", ("step", "column", "first value"), columns)
-    rate, tokens = value["samples_per_s"], value["tokens_per_s"]
-    speed = f"{text.rate(rate)} samples/s, {text.rate(tokens)} tokens/s" if rate else ""
-    facts(
-        [
-            ("read", f"{value['batches']:,} batches, {value['samples']:,} samples"),
-            ("first batch", text.duration(value["first_batch_s"])),
-            ("then", speed),
-        ]
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _shape(stream: dict[str, Any]) -> str:
-    """Return ``uint16[8, 32, 32]``, or where shapes vary those of the first samples."""
-    if "shapes" not in stream:
-        return f"{stream['dtype']}[{', '.join(map(str, stream['shape']))}]"
-    count = stream["shape"][0]
-    shapes = [" x ".join(map(str, shape)) for shape in stream["shapes"]]
-    more = ", ..." if count > len(shapes) else ""
-    return f"{stream['dtype']}, {count} of {', '.join(shapes)}{more}"
-
-
 def kinds(value: list[dict[str, Any]]) -> None:
     """Show the kinds that a section of a job may name."""
     table("", ("kind", "what it is"), [(entry["kind"], entry["summary"]) for entry in value])

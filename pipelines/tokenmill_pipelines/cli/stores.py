@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tokenmill.feed import Feed
-from tokenmill.shards.columns import widen_bfloat16
 from tokenmill.store import Store, paths
 from tokenmill.store.diff import diff
 from tokenmill.store.log import Log
@@ -20,11 +14,6 @@ from tokenmill.store.refs import split_uri
 from tokenmill.store.verify import verify_store
 from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
-
-#: Batches that `feed` shows, values of each stream's first sample, and shapes that vary.
-SHOWN_BATCHES = 3
-SHOWN_VALUES = 8
-SHOWN_SHAPES = 4
 
 
 def open_at(text: str, ref: str | None = None) -> tuple[Store, str | None]:
@@ -156,74 +145,3 @@ def verify(store: Store, ref: str | None, *, deep: bool) -> dict[str, Any]:
     snapshot = store.snapshot(ref)
     report = asdict(verify_store(store, snapshot, deep=deep))
     return {"store": store.uri, "number": snapshot.number, "sound": not report["problems"]} | report
-
-
-def read_batches(feed: Feed, batches: int, columns: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read ``batches`` batches; return the first ones' contents and the speed of all.
-
-    Of ``columns`` each batch's first value is shown.
-
-    The first batch opens files, so it is timed apart.
-    """
-    shown: list[dict[str, Any]] = []
-    counts: list[int] = []
-    first_s, tokens, start = 0.0, 0, time.perf_counter()
-    for batch in islice(feed, batches):
-        first_s = first_s or time.perf_counter() - start
-        counts.append(len(batch["sample_id"]))
-        tokens += sum(_positions(batch, stream) for stream in feed.streams)
-        if len(shown) < SHOWN_BATCHES:
-            shown.append(_describe_batch(batch, feed.step - 1, feed.streams, columns))
-    seconds = max(1e-9, time.perf_counter() - start)
-    later_s = max(1e-9, seconds - first_s)
-    later = sum(counts[1:])
-    return {
-        "number": feed.snapshot.number,
-        "batches": len(counts),
-        "samples": sum(counts),
-        "tokens": tokens,
-        "seconds": seconds,
-        "first_batch_s": first_s,
-        "samples_per_s": later / later_s if later else None,
-        "tokens_per_s": tokens * later / sum(counts) / later_s if later else None,
-        "shown": shown,
-        "state": feed.state_dict(),
-    }
-
-
-def _positions(batch: Any, stream: Stream) -> int:
-    arrays = batch[stream.name] if isinstance(batch[stream.name], list) else [batch[stream.name]]
-    tail = {"index": 1, "bits": stream.width_bits, "float": stream.channels}[stream.kind]
-    return sum(int(array.size) for array in arrays) // tail
-
-
-def _describe_batch(
-    batch: Any, step: int, streams: tuple[Stream, ...], columns: tuple[str, ...]
-) -> dict[str, Any]:
-    described = {stream.name: _describe_values(batch[stream.name], stream) for stream in streams}
-    first = {name: _plain(batch[name][0]) for name in columns}
-    ids = list(batch["sample_id"])
-    return {"step": step, "sample_ids": ids, "streams": described, "columns": first}
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def _describe_values(values: Any, stream: Stream) -> dict[str, Any]:
-    """Return the type, shapes and first values of a stream in a batch, as the spec means them."""
-    is_fixed = isinstance(values, np.ndarray)
-    first = np.asarray(values[0])
-    shown = first.ravel()[:SHOWN_VALUES]
-    described: dict[str, Any] = {
-        "dtype": stream.dtype if stream.kind == "float" else str(first.dtype),
-        "shape": [len(values), *(first.shape if is_fixed else ["?"])],
-        "first": (widen_bfloat16(shown) if _is_bits_of_bfloat16(first, stream) else shown).tolist(),
-    }
-    if not is_fixed:
-        described["shapes"] = [list(np.shape(value)) for value in values[:SHOWN_SHAPES]]
-    return described
-
-
-def _is_bits_of_bfloat16(values: np.ndarray[Any, Any], stream: Stream) -> bool:
-    return stream.dtype == "bfloat16" and values.dtype == np.uint16

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.pipelines.cli.conftest import JOB, Outcome, call, command, demo, environment, spawn
 
-from tokenmill_pipelines.cli import render, stores
+from tokenmill_pipelines.cli import feed_answers, feed_tables
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 Made = tuple[Path, Outcome]
@@ -208,12 +208,12 @@ def test_latents_and_shapes_that_vary_are_shown_as_they_are_meant(
         "latent": np.array([[[0x3F80, 0xC000]], [[0, 0]]], np.uint16),
         "image": [np.zeros((2, 3), np.uint8), np.zeros((4, 1), np.uint8)],
     }
-    shown = stores._describe_batch(batch, 0, spec.streams, ())
+    shown = feed_answers._describe_batch(batch, 0, spec.streams, ())
     latent, image = shown["streams"]["latent"], shown["streams"]["image"]
     assert (latent["dtype"], latent["shape"], latent["first"]) == ("bfloat16", [2, 1, 2], [1, -2])
     assert (image["shape"], image["shapes"]) == ([2, "?"], [[2, 3], [4, 1]])
     speed = {"samples_per_s": None, "tokens_per_s": None, "first_batch_s": 0.1}
-    render.batches({"shown": [shown], "batches": 1, "samples": 2} | speed)
+    feed_tables.batches({"shown": [shown], "batches": 1, "samples": 2} | speed)
     printed = capsys.readouterr().out
     assert "bfloat16[2, 1, 2]" in printed
     assert "uint8, 2 of 2 x 3, 4 x 1" in printed

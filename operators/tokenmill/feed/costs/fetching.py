@@ -54,8 +54,10 @@ class Cut:
         batch_bytes = files.bytes * batch_rows // np.maximum(files.rows, 1)
         each = np.where(whole, batches, -(-PIECE_BYTES // np.maximum(batch_bytes, 1)))
         each = np.maximum(each, 1)
-        # What is left over is read with the piece before it.
-        pieces = np.where(there, np.maximum(batches // each, 1), 0)
+        # A piece that is not full is read with the one before it.
+        last = files.rows - batch_rows * (batches - each)
+        full = (batches % each > 0) | (last * files.bytes >= PIECE_BYTES * files.rows)
+        pieces = np.where(there, np.maximum(batches // each - ~full, 1), 0)
         piece_bytes = files.bytes // np.maximum(pieces, 1)
         requests = -(-piece_bytes // REQUEST_BYTES)
         return cls(

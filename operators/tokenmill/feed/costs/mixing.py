@@ -1,14 +1,16 @@
 """How well a feed shuffles: what a batch has of shards, blocks and classes, on sampled steps.
 
 The measure of a shuffle that does not read at random is how near its batches come to those of one
-that does: of B samples of which each is of kind k with probability p[k], a full shuffle expects
-``sum(1 - (1 - p[k]) ** B)`` distinct kinds.
+that does: of B samples of N, of which n[k] are of kind k, a full shuffle expects
+``sum(1 - C(N - n[k], B) / C(N, B))`` distinct kinds (Hurlbert's rarefaction, 1971), which for large
+N is ``sum(1 - (1 - n[k] / N) ** B)``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +18,18 @@ import pyarrow as pa
 
 from tokenmill.feed.costs.files import shown_rows
 from tokenmill.feed.feed import Feed
-from tokenmill.feed.files import ShardCache, default_cache
 from tokenmill.feed.order import BLOCK_ROWS
-from tokenmill.feed.parts import OpenedPart, Reading, open_part
+from tokenmill.feed.parts import OpenedPart
 from tokenmill.feed.schedule import Place
+from tokenmill.feed.values import values_of
 from tokenmill_schemas.errors import JobError
 
 Rows = npt.NDArray[np.int64]
 
 #: Sampled steps of packed windows that follow each other, for those are made a group at a time.
 RUN_STEPS = 4
+#: Samples that are looked at, about.
+ROWS = 2**18
 #: Sampled steps whose classes are read from an object store.
 REMOTE_STEPS = 4
 _PART = 40
@@ -50,6 +54,7 @@ class Step:
 
 def sample_steps(feed: Feed, count: int) -> list[Step]:
     """Return about ``count`` steps, spread over the feed's first epoch."""
+    count = min(count, max(RUN_STEPS, ROWS // feed.settings.batch_size))
     total, run = len(feed), 1 if feed.settings.packing is None else RUN_STEPS
     runs = max(1, min(count, total) // run)
     starts = np.unique(np.linspace(0, max(0, total - run), runs).astype(np.int64))
@@ -93,9 +98,8 @@ def distinct_classes(steps: Sequence[Step], parts: Sequence[OpenedPart], column:
         JobError: there is no such column, or its values are lists.
     """
     values = [_values(steps, i, part, column) for i, part in enumerate(parts)]
-    codes = pa.chunked_array([pa.array(found, pa.string()) for found in values])
-    numbers = codes.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    numbers = np.where(np.isnan(numbers), -1, numbers) if codes.null_count else numbers
+    codes = pa.concat_arrays(values).dictionary_encode().indices
+    numbers = codes.fill_null(-1).to_numpy(zero_copy_only=False)
     places = np.concatenate([_places(steps, i) for i in range(len(parts))])
     known = numbers >= 0
     places, numbers = places[known], numbers[known].astype(np.int64)
@@ -113,13 +117,27 @@ def expected(counts: Sequence[Rows], draws: Sequence[float]) -> float:
         counts: How many samples there are of each kind, a list for every part.
         draws: How many samples a batch has of each part.
     """
-    total = 0.0
-    for part, drawn in zip(counts, draws, strict=True):
-        if drawn and part.sum():
-            with np.errstate(divide="ignore"):  # of a kind that is all there is, some always come
-                missed = np.log1p(-part / part.sum()) * drawn
-            total += float(-np.expm1(missed).sum())
-    return total
+    return sum(_rarefied(part, drawn) for part, drawn in zip(counts, draws, strict=True))
+
+
+def _rarefied(counts: Rows, draws: float) -> float:
+    """Return the distinct kinds among ``draws`` samples of those that there are."""
+    total = int(counts.sum())
+    draws = min(draws, total)
+    sizes, times = np.unique(counts[counts > 0], return_counts=True)
+    found = 0.0
+    for size, kinds in zip(sizes.tolist(), times.tolist(), strict=True):
+        missed = 0.0
+        if size <= total - draws:
+            ratio = _log_ways(total - size, draws) - _log_ways(total, draws)
+            missed = math.exp(ratio)
+        found += kinds * (1.0 - missed)
+    return found
+
+
+def _log_ways(total: int, draws: float) -> float:
+    """Return the logarithm of the ways to draw so many of ``total``, in order."""
+    return math.lgamma(total + 1) - math.lgamma(total - draws + 1)
 
 
 def _distinct(
@@ -140,21 +158,10 @@ def _places(steps: Sequence[Step], part: int) -> Rows:
     return np.repeat(np.arange(len(steps)), counts)
 
 
-def _values(steps: Sequence[Step], index: int, part: OpenedPart, column: str) -> list[str | None]:
-    """Return the column's values of a part's samples, as text; None where there is none."""
+def _values(steps: Sequence[Step], index: int, part: OpenedPart, column: str) -> pa.Array:
+    """Return the column's values of a part's samples, as text; null where there is none."""
     rows = np.concatenate([step.rows[step.parts == index] for step in steps])
-    # Without the filter, which is not needed to find what it showed, and costs a scan.
-    plain = replace(part.part, since=None, where="")
-    cache = ShardCache(default_cache())
-    opened = open_part(plain, reading=Reading((), (column,)), cache=cache).opened
-    shards, places = part.opened.plan.locate(rows)
-    there = opened.plan.logical(shards, places) >= 0
-    found: list[str | None] = [None] * len(rows)
-    if there.any():
-        chunk = opened.shards.gather(shards[there], places[there], share=int(there.sum()))
-        array = chunk.columns[column]
-        if pa.types.is_nested(array.type):
-            raise JobError(f"{column!r} has lists: a class is one value", path="feed.classes")
-        for place, value in zip(np.flatnonzero(there).tolist(), array.to_pylist(), strict=True):
-            found[place] = None if value is None else str(value)
-    return found
+    array = values_of(part, rows, [column]).column(column).combine_chunks()
+    if pa.types.is_nested(array.type):
+        raise JobError(f"{column!r} has lists: a class is one value", path="estimate.classes")
+    return array.cast(pa.string())

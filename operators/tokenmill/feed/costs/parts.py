@@ -13,7 +13,7 @@ from tokenmill.feed.carried import CarriedLane, ShiftedLane
 from tokenmill.feed.costs.fetching import Cut, Fetched
 from tokenmill.feed.costs.files import Files, mean_positions, open_files, shown_rows
 from tokenmill.feed.feed import Feed
-from tokenmill.feed.lanes import Lane
+from tokenmill.feed.lanes import Lane, RowLane
 from tokenmill.feed.order import BLOCK_ROWS, WINDOW_BLOCKS
 from tokenmill.feed.packing import PackedLane, Packing
 from tokenmill.feed.parts import OpenedPart
@@ -133,6 +133,8 @@ class PartCosts:
         passes = self.items / self.lane.items
         once = Fetched(*(round(value * min(1.0, passes)) for value in once))
         again = max(once.bytes, round(window.bytes * self.items / items))
+        if self._is_in_order(feed):  # what a step leaves of its last piece is the next one's
+            again = once.bytes
         fits = again <= AGAIN * once.bytes
         return Windows(once, window, window.bytes if fits else once.bytes, again)
 
@@ -141,12 +143,15 @@ class PartCosts:
         settings, rows = feed.settings, self.part.opened.plan.rows
         blocks = -(-rows // BLOCK_ROWS)
         wanted = rows / max(1, round(blocks / WINDOW_BLOCKS))
-        if settings.shuffle == "none":
-            wanted = settings.batch_size * self.rows_per_item
+        if self._is_in_order(feed):
+            wanted = settings.batch_size
         elif isinstance(self.lane, BucketLane):
             wanted *= len(self.lane.batches)
         items = round(min(wanted, WINDOW_ROWS) / self.rows_per_item)
         return max(1, min(items, self.lane.items))
+
+    def _is_in_order(self, feed: Feed) -> bool:
+        return feed.settings.shuffle == "none" and isinstance(self.lane, RowLane)
 
 
 def open_costs(feed: Feed) -> tuple[PartCosts, ...]:
