@@ -125,6 +125,8 @@ def check_codebook(tokenizer: Tokenizer, size: Size) -> None:
         book = encoder.codebook()
         again = other.codebook() if isinstance(other, HasCodebook) else {}
     require(book.keys() == again.keys(), "two encoders name the same arrays")
+    ids = {name for name, stream in streams.items() if stream.kind == "index"}
+    require(not book or ids <= book.keys(), "every stream of ids has its codes, or none has")
     for name, codes in book.items():
         require(codes.tobytes() == again[name].tobytes(), f"{name}: two encoders, the same codes")
         require(bool(np.isfinite(codes).all()), f"{name}: codes are finite")

@@ -81,7 +81,7 @@ class StreamingEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
-class HasCodebook(Protocol):
+class HasCodebook(Encoder, Protocol):
     """An encoder whose ids stand for vectors that a feed may need."""
 
     def codebook(self) -> dict[str, Array]:

@@ -237,7 +237,7 @@ def _offsets(flatten: Flatten) -> tuple[tuple[tuple[int, ...], ...], tuple[int, 
     return tuple(offsets), tuple(sizes), at
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def _layout(flatten: Flatten, shapes: Shapes) -> Layout:
     """Return where every id of the sequence comes from, for one sample's shapes."""
     first, pieces = 0, []
