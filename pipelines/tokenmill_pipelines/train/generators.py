@@ -1,26 +1,20 @@
 """Two reference generators of visual tokens: causal as LlamaGen, masked as MaskGIT.
 
 Both take ids ``int64[B, N]`` in raster order (whatever the axes of the stream) behind one token of
-the class, and give logits ``float[B, N, V]``. They differ in what a position sees and in what is
-scored: `corrupt` says what a network is shown of a sample, and which positions count.
+the class, and give logits ``float[B, N, V]``. They differ in what a position sees, and in which
+guesses are scored: all of a causal network's, of a masked one's those that the feed has hidden.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tokenmill.feed.draw import Draw
 from tokenmill_pipelines.train.config import ModelConfig
 from tokenmill_pipelines.train.transformer import Cache, Transformer, initialise
-
-Ids = npt.NDArray[np.int64]
-Kind = Literal["causal", "masked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,37 +88,6 @@ def build_generator(model: ModelConfig, layout: Layout, *, seed: int) -> Generat
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return (CausalGenerator if model.kind == "causal" else MaskedGenerator)(layout, model)
-
-
-def corrupt(kind: Kind, ids: Ids, layout: Layout, draw: Draw) -> tuple[Ids, npt.NDArray[np.bool_]]:
-    """Return what the network is shown of samples, and which of its guesses are scored.
-
-    A masked generator has the share cos(pi u / 2) of a sample's ids hidden, u uniform (at least
-    one), and is scored there; a causal one sees all that is before and is scored everywhere.
-    """
-    if kind == "causal":
-        return ids, np.ones(ids.shape, np.bool_)
-    mask = draw.permutations("mask/order", layout.positions) < _hidden(layout, draw)
-    return np.where(mask, layout.ids, ids), mask
-
-
-def scored(kind: Kind, layout: Layout, draw: Draw) -> int:
-    """Return how many guesses of the drawn samples are scored, without looking at them."""
-    if kind == "causal":
-        return draw.rows * layout.positions
-    return int(_hidden(layout, draw).sum())
-
-
-def _hidden(layout: Layout, draw: Draw) -> Ids:
-    """Return how many ids of each sample are hidden: ``int64[B, 1]``."""
-    share = np.cos(np.pi / 2 * draw.uniform("mask/share"))
-    return np.asarray(np.maximum(1, np.ceil(share * layout.positions)), np.int64)
-
-
-def drop_classes(classes: Ids, share: float, layout: Layout, draw: Draw) -> Ids:
-    """Return classes ``int64[B]`` of which ``share`` became none."""
-    dropped = draw.uniform("class/drop")[:, 0] < share
-    return np.where(dropped, layout.classes, classes)
 
 
 def parameters(network: nn.Module) -> int:

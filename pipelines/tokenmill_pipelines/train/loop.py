@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from torch import Tensor, nn
 
 from tokenmill.feed import Feed
-from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.columns import Batch, Values
+from tokenmill.feed.shaping.masking import IGNORE
 from tokenmill_infra.cluster.training import Worker
 from tokenmill_infra.storage import Storage, open_storage, storage_options
 from tokenmill_pipelines.train import checkpoint
@@ -32,12 +31,9 @@ from tokenmill_pipelines.train.config import OptimiserConfig, TrainJob
 from tokenmill_pipelines.train.generators import (
     Generator,
     build_generator,
-    corrupt,
-    drop_classes,
     groups,
-    scored,
 )
-from tokenmill_pipelines.train.tokens import Shown, open_feed
+from tokenmill_pipelines.train.tokens import CLASS, Shown, open_feed
 
 #: Early steps forget the first weights: the average keeps (1 + n) / (EMA_START + n) at most.
 EMA_START = 10
@@ -150,7 +146,7 @@ class _Learner:
         how = self.job.optimiser
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(step, how)
-        loss = self._loss(network, batch, step)
+        loss = self._loss(network, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         if how.clip:
@@ -160,34 +156,36 @@ class _Learner:
         self.since.loss = self.since.loss + loss.detach()  # read where it is told: a GPU goes on
         self.since.steps += 1
 
-    def _loss(self, network: nn.Module, batch: Batch, step: int) -> Tensor:
+    def _loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss of the whole batch's scored ids, as far as this rank knows it.
 
         Its mean over ranks is the batch's: DistributedDataParallel averages gradients likewise.
         """
-        job, layout, device = self.job, self.shown.layout, self.worker.device
-        ids = np.asarray(batch[self.shown.stream]).astype(np.int64).reshape(-1, layout.positions)
-        draw = Draw(job.source.seed, step, self.worker.rank * len(ids), len(ids))
-        classes = drop_classes(
-            self._classes(batch, len(ids)), job.model.condition_dropout, layout, draw
-        )
-        seen, counts = corrupt(job.model.kind, ids, layout, draw)
+        name, device = self.shown.stream, self.worker.device
+        ids, classes = _to(batch[name], device), _to(batch[CLASS], device)
+        targets = _to(batch[f"{name}.targets"], device) if self._masked else ids
         with _autocast(device):
-            logits = network(_to(seen, device), _to(classes, device))
-        losses = F.cross_entropy(
+            logits = network(ids, classes)
+        total = F.cross_entropy(
             logits.float().flatten(0, 1),
-            _to(ids, device).flatten(),
-            reduction="none",
-            label_smoothing=job.optimiser.label_smoothing,
+            targets.flatten(),
+            reduction="sum",
+            ignore_index=IGNORE,
+            label_smoothing=self.job.optimiser.label_smoothing,
         )
-        whole = Draw(job.source.seed, step, 0, job.source.batch_size)
-        total = scored(job.model.kind, layout, whole)
-        return (losses * _to(counts, device).flatten()).sum() * (self.worker.world_size / total)
+        return total * (self.worker.world_size / self._scored(targets))
 
-    def _classes(self, batch: Batch, count: int) -> npt.NDArray[np.int64]:
-        if not self.job.model.condition:
-            return np.zeros(count, np.int64)
-        return self.shown.numbers(batch[self.job.model.condition])
+    def _scored(self, targets: Tensor) -> float:
+        """Return how many guesses all ranks score; in masks each has a number of its own."""
+        count = (targets != IGNORE).sum()
+        if self._masked and self.worker.world_size > 1:
+            torch.distributed.all_reduce(count)
+            return float(count)
+        return float(count) * self.worker.world_size
+
+    @property
+    def _masked(self) -> bool:
+        return self.job.model.kind == "masked"
 
     def _follow(self, step: int) -> None:
         keep = min(self.job.optimiser.ema, (1 + step) / (EMA_START + step))
@@ -239,8 +237,8 @@ class _Learner:
         self._say(checkpoint=checkpoint.path_of(self.progress.step))
 
 
-def _to(values: npt.NDArray[Any], device: str) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
+def _to(values: Values, device: str) -> Tensor:
+    return torch.from_numpy(np.asarray(values)).to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from tokenmill_pipelines.train.checkpoint import Checkpoint
 from tokenmill_pipelines.train.config import SamplingConfig, TrainJob
 from tokenmill_pipelines.train.generators import Generator, build_generator
 from tokenmill_pipelines.train.sampling import sample
-from tokenmill_pipelines.train.tokens import Shown, open_feed, stream_of
+from tokenmill_pipelines.train.tokens import CLASS, Shown, open_feed, stream_of
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import Job, parse_job
 from tokenmill_schemas.snapshot import Snapshot
@@ -146,22 +146,13 @@ def rows(job: TrainJob, shown: Shown, checkpoint: Checkpoint) -> Iterator[Row]:
 
 
 def _stored(job: TrainJob, shown: Shown, numbers: list[int]) -> dict[int, list[Ids]]:
-    """Return the ids of the first samples of each class that a feed shows."""
+    """Return the ids of the first samples of each class that a feed shows, none of them twice."""
     found: dict[int, list[Ids]] = {number: [] for number in numbers}
-    feed = open_feed(job, shown)
-    # No sample twice: not beyond the first epoch.
+    feed = open_feed(job, shown, plain=True)
     for batch, _ in zip(feed, range(min(LOOK_STEPS, len(feed))), strict=False):
-        ids = np.asarray(batch[shown.stream]).astype(np.int64).reshape(-1, shown.layout.positions)
-        for number, row in zip(_numbers(job, shown, batch, len(ids)), ids, strict=True):
-            if len(found.get(number, ())) < STORED and number in found:
-                found[number].append(row)
+        for number, row in zip(batch[CLASS], batch[shown.stream], strict=True):
+            if len(found.get(int(number), ())) < STORED and int(number) in found:
+                found[int(number)].append(row)
         if all(len(each) == STORED for each in found.values()):
             break
     return found
-
-
-def _numbers(job: TrainJob, shown: Shown, batch: Any, count: int) -> list[int]:
-    if not job.model.condition:
-        return [0] * count
-    numbers: list[int] = shown.numbers(batch[job.model.condition]).tolist()
-    return numbers

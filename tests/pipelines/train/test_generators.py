@@ -1,25 +1,18 @@
 import itertools
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from tokenmill.feed.draw import Draw
 from tokenmill_pipelines.train.config import ModelConfig, OptimiserConfig, SamplingConfig
 from tokenmill_pipelines.train.generators import (
     CausalGenerator,
     Layout,
     MaskedGenerator,
     build_generator,
-    corrupt,
-    drop_classes,
     groups,
     parameters,
-    scored,
 )
 from tokenmill_pipelines.train.loop import rate_at
 from tokenmill_pipelines.train.sampling import sample
@@ -147,52 +140,6 @@ def test_guidance_weighs_the_class_against_none(causal: CausalGenerator) -> None
     drawn = sample(causal, classes, SamplingConfig(top_k=1, guidance=3.0))
     with_class, without = causal(drawn, classes), causal(drawn, torch.full((3,), LAYOUT.classes))
     assert torch.equal((without + 3 * (with_class - without)).argmax(-1), drawn)
-
-
-@given(step=st.integers(0, 10**6), rows=st.sampled_from([2, 4, 8]), world=st.sampled_from([1, 2]))
-@settings(max_examples=40)
-def test_what_is_hidden_does_not_depend_on_the_number_of_workers(
-    step: int, rows: int, world: int
-) -> None:
-    """Ranks' parts joined are the whole; the count is known without looking; one is hidden."""
-    ids = np.arange(rows * LAYOUT.positions).reshape(rows, -1) % LAYOUT.ids
-    whole = Draw(7, step, 0, rows)
-    seen, mask = corrupt("masked", ids, LAYOUT, whole)
-    share = rows // world
-    parts = [
-        corrupt("masked", ids[r * share :][:share], LAYOUT, Draw(7, step, r * share, share))
-        for r in range(world)
-    ]
-    assert np.array_equal(np.concatenate([part for part, _ in parts]), seen)
-    assert mask.sum() == scored("masked", LAYOUT, whole)
-    assert mask.sum(1).min() >= 1
-    assert np.array_equal(seen == LAYOUT.ids, mask)
-    assert np.array_equal(seen[~mask], ids[~mask])
-
-
-def test_a_causal_network_is_scored_everywhere() -> None:
-    """And is shown the ids as they are."""
-    ids = np.zeros((3, LAYOUT.positions), np.int64)
-    seen, mask = corrupt("causal", ids, LAYOUT, Draw(0, 0, 0, 3))
-    assert np.array_equal(seen, ids)
-    assert mask.all()
-    assert scored("causal", LAYOUT, Draw(0, 0, 0, 3)) == mask.sum()
-
-
-def test_the_mean_share_hidden_is_that_of_the_cosine() -> None:
-    """cos(pi u / 2) has the mean 2 / pi."""
-    large = Layout(ids=11, positions=1000, classes=0)
-    share = scored("masked", large, Draw(0, 0, 0, 4000)) / 4_000_000
-    assert abs(share - 2 / np.pi) < 0.02
-
-
-def test_classes_are_dropped_as_often_as_asked() -> None:
-    """A dropped class is the number after the last one; none is dropped at share 0."""
-    classes = np.ones(10_000, np.int64)
-    dropped = drop_classes(classes, 0.1, LAYOUT, Draw(0, 3, 0, 10_000))
-    assert set(dropped.tolist()) == {1, LAYOUT.classes}
-    assert abs(float((dropped == LAYOUT.classes).mean()) - 0.1) < 0.01
-    assert np.array_equal(drop_classes(classes, 0.0, LAYOUT, Draw(0, 3, 0, 10_000)), classes)
 
 
 def test_first_weights_are_a_function_of_the_seed_and_leave_torch_alone() -> None:

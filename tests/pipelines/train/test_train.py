@@ -234,6 +234,31 @@ def test_a_training_without_classes_draws_from_all(train_job: JobOf) -> None:
     assert "<figcaption>" not in text
 
 
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_ranks_are_shown_the_parts_of_one_batch(train_job: JobOf, kind: str) -> None:
+    """Ids, hidden ones, targets and dropped classes: joined they are what one worker is shown."""
+    job = train_job("x", f"model.kind={kind}", "model.condition_dropout=0.5")
+    shown = look(job)
+    whole = list(itertools.islice(open_feed(job, shown), 6))
+    for world in (2, 3):
+        feeds = [open_feed(job, shown, rank=rank, world_size=world) for rank in range(world)]
+        for one, *parts in itertools.islice(zip(whole, *feeds, strict=False), 6):
+            for name, values in one.items():
+                assert np.array_equal(np.concatenate([part[name] for part in parts]), values)
+    assert np.shape(whole[0]["image"]) == (12, 49)
+    classes = np.concatenate([batch["class"] for batch in whole])
+    assert set(classes.tolist()) == {0, 1, 2, 3}
+    hidden = np.stack([batch["image"] for batch in whole]) == shown.layout.ids
+    assert hidden.any() == (kind == "masked")
+    if kind == "masked":
+        targets = np.stack([batch["image.targets"] for batch in whole])
+        assert np.array_equal(targets != -100, hidden)
+        assert hidden.any(axis=-1).all()
+    plain = next(iter(open_feed(job, shown, plain=True)))
+    assert 3 not in plain["class"]
+    assert "image.mask" not in plain
+
+
 def test_numbers_are_classes_too(train_job: JobOf) -> None:
     """In their order."""
     assert look(train_job("n", "model.condition=label")).classes == (0, 1, 2)
@@ -269,7 +294,7 @@ def test_a_resumed_training_stays_at_its_version(
     shutil.copytree(shapes_store, store)
     job = train_job("v", f"source.store={store}")
     stopped(job, 8)
-    tokenize(write_listing(tmp_path / "more.parquet", PICTURES, 20), store)
+    tokenize(write_listing(tmp_path / "more.parquet", 0, PICTURES + 20), store)
     assert Store.open(store).snapshot().number == 2
     result = trained(job, resume=True)
     assert (result.snapshot, result.epochs) == ("1", 24 * 12 / PICTURES)
