@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.draw import Draw
 from tokenmill.feed.shaping.common import Ids, Mask, drawn, problem, rows_of, stacked
-from tokenmill.feed.shaping.orders import inverse
+from tokenmill.feed.shaping.orders import inverse, positions
 
 Function = Literal["cosine", "linear", "square", "cubic", "sqrt", "arccos"]
 Ratios = npt.NDArray[np.float64]
@@ -98,23 +98,24 @@ MAGE = TruncatedNormal(mean=0.55, low=0.5)
 
 @dataclass(frozen=True, slots=True)
 class MaskTokens:
-    """Masks random positions of a stream ``[n]`` or ``[n, *tail]``.
+    """Masks random positions of a stream ``[*grid, *tail]``, whose grid becomes one axis.
 
     Papers: MaskGIT (arXiv:2202.04200); of latents, MAR (arXiv:2406.11838).
 
     Gives ``"<name>.mask"`` (bool[B, n], True where masked), ``"<name>.targets"`` (int64, the ids
     where masked and ``ignore`` elsewhere) and ``"<name>"`` with ``mask_id`` in their place. With
-    ``mask_id`` None (latents) the stream stays and there are no targets. With ``order`` there is
+    ``mask_id`` None (latents) nothing is replaced and there are no targets. With ``order`` there is
     ``"<name>.order"``, int64[B, n], whose first tokens are the known ones and last the masked ones.
 
     Attributes:
-        name: the stream, one axis of positions first.
+        name: the stream.
         mask_id: the id of the mask token, mostly the vocabulary's size.
         schedule: how the ratio is drawn.
         shared: one ratio for all samples of a step (MAR), rather than one for each (MaskGIT).
         order: whether to give the order.
         valid: name of a bool[B, n] entry; where it is False nothing is masked or counted.
         ignore: target of what is not masked.
+        tail: axes at the end that are not positions: depth, channels.
     """
 
     name: str
@@ -124,14 +125,15 @@ class MaskTokens:
     order: bool = False
     valid: str = ""
     ignore: int = IGNORE
+    tail: int = 0
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
         """Mask the stream."""
-        values = stacked(batch, self.name)
+        _, values = positions(stacked(batch, self.name), self.tail, self.name)
         rows_of(values, draw, self.name)
         valid = self._valid(batch, values.shape[:2])
         order, mask = self.choose(draw, valid)
-        new = {**batch, f"{self.name}.mask": mask}
+        new = {**batch, self.name: values, f"{self.name}.mask": mask}
         if self.order:
             new[f"{self.name}.order"] = order
         if self.mask_id is None:

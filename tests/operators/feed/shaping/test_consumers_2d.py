@@ -26,7 +26,6 @@ from tokenmill.feed.shaping import (
     Positions,
     QuantiseChannels,
     RandomOrder,
-    Reorder,
     SelfCorrection,
     ShuffleSet,
     Signs,
@@ -366,8 +365,8 @@ def test_continuous_grids_are_sampled_and_scaled(name: str) -> None:
 def test_mar_masks_latents_in_a_random_order() -> None:
     """MAR on KL-16: 256 x 16 floats, at least seven tenths masked, in the order of generation."""
     stream = floats("image", 16, 16, channels=32, latent=Latent("mean_logvar", (0.2325,)))
-    mask = MaskTokens("image", None, MAR, shared=True, order=True)
-    found = shaped(stored(stream), ToLatent.of(stream), Reorder("image", "raster", tail=1), mask)
+    mask = MaskTokens("image", None, MAR, shared=True, order=True, tail=1)
+    found = shaped(stored(stream), ToLatent.of(stream), mask)
     stated(found, "image", "float32", ROWS, 256, 16)
     masked = stated(found, "image.mask", "bool", ROWS, 256)
     stated(found, "image.order", "int64", ROWS, 256)

@@ -45,7 +45,7 @@ CASES: list[tuple[Any, Batch]] = [
     (shaping.SplitIds("x", (2, 4)), {"x": IDS}),
     (shaping.GroupBits("x", 3), {"x": BITS}),
     (shaping.MaskTokens("x", 50), {"x": FLAT}),
-    (shaping.MaskTokens("x", None, shaping.MAR, shared=True, order=True), {"x": BITS}),
+    (shaping.MaskTokens("x", None, shaping.MAR, order=True, tail=1), {"x": BITS}),
     (shaping.MergeWindows("x", 2), {"x": IDS}),
     (shaping.Perturb("x", shaping.nearest_codes(BOOK, 4), 0.5, 0.5), {"x": IDS}),
     (shaping.ToLatent("x", MOMENTS), {"x": FLOATS}),

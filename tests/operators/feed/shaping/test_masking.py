@@ -63,7 +63,7 @@ def test_a_shared_ratio_masks_as_many_everywhere() -> None:
     """MAR: one ratio a step, at least 0.7, and another position set for each sample."""
     counts = set()
     for step in range(20):
-        batch = MaskTokens("x", None, MAR, shared=True, order=True)(
+        batch = MaskTokens("x", None, MAR, shared=True, order=True, tail=1)(
             {"x": IDS[:50].astype(np.float32)[..., None]}, Draw(0, step, 0, 50)
         )
         mask, order = np.asarray(batch["x.mask"]), np.asarray(batch["x.order"])
@@ -103,6 +103,19 @@ def test_padding_is_never_masked_or_counted() -> None:
     assert (np.asarray(batch["x.targets"])[~valid] == IGNORE).all()
     with pytest.raises(JobError, match=r"'x\.valid' is"):
         masked({"x": IDS, "x.valid": valid[:, :3]}, Draw(0, 0, 0, ROWS))
+
+
+def test_a_grid_is_masked_by_positions_and_not_by_rows() -> None:
+    """It becomes one axis; ids of one position are masked together."""
+    grid = IDS[:100].reshape(100, 8, 8)
+    flat = MaskTokens("x", 1024)({"x": IDS[:100]}, Draw(0, 0, 0, 100))
+    batch = MaskTokens("x", 1024)({"x": grid}, Draw(0, 0, 0, 100))
+    for name in ("x", "x.mask", "x.targets"):
+        np.testing.assert_array_equal(batch[name], flat[name])
+    deep = MaskTokens("x", 1024, tail=1)({"x": grid}, Draw(0, 0, 0, 100))
+    assert np.asarray(deep["x.mask"]).shape == (100, 8)
+    hidden = np.asarray(deep["x"]) == 1024
+    np.testing.assert_array_equal(hidden.all(axis=-1), hidden.any(axis=-1))
 
 
 BAD: list[tuple[Any, str]] = [
