@@ -41,6 +41,10 @@ class ShardFiles:
         """Return a shard's path in the store."""
         return self.manifest.path(shard)
 
+    def uri(self, shard: int) -> str:
+        """Return a shard's whole address, for errors."""
+        return f"{self.storage.uri}/{self.path(shard)}"
+
     def local(self, shard: int) -> Path:
         """Return a local file with the shard's bytes, to be opened soon.
 
@@ -94,17 +98,15 @@ class _MemoryFile:
 
 def whole_shard(files: ShardFiles, shard: int, read: Callable[[], bytes | bytearray]) -> Block:
     """Return a shard as one block, which ``read`` fetches."""
-    path, sha256 = files.path(shard), files.manifest.sha256(shard)
+    path, sha256, uri = files.path(shard), files.manifest.sha256(shard), files.uri(shard)
 
     def check(data: pa.Buffer) -> None:
         found = hashlib.sha256(data).hexdigest()
         if found != sha256:
-            raise CorruptShardError(
-                f"{path} has sha256 {found}, committed was {sha256}", uri=files.storage.uri
-            )
+            raise CorruptShardError(f"has sha256 {found}, committed was {sha256}", uri=uri)
 
     fetch = lambda: pa.py_buffer(told(files, path, read))  # noqa: E731
-    return Block(f"{sha256}.shard", files.manifest.bytes(shard), fetch, check)
+    return Block(f"{sha256}.shard", files.manifest.bytes(shard), fetch, check, uri)
 
 
 def told(files: ShardFiles, path: str, read: Callable[[], bytes | bytearray]) -> bytes | bytearray:

@@ -26,12 +26,14 @@ class Block:
         size_bytes: how long it must be.
         fetch: returns the bytes from the storage; called again if they are not right.
         check: raises CorruptShardError if the bytes are not right.
+        uri: where they come from, for errors.
     """
 
     name: str
     size_bytes: int
     fetch: Callable[[], pa.Buffer]
     check: Callable[[pa.Buffer], None]
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _fetched(block: Block) -> pa.Buffer:
 def _checked(block: Block, data: pa.Buffer) -> pa.Buffer:
     if data.size != block.size_bytes:
         raise CorruptShardError(
-            f"{block.name}: expected {block.size_bytes} bytes, found {data.size}"
+            f"expected {block.size_bytes} bytes of {block.name}, found {data.size}", uri=block.uri
         )
     block.check(data)
     return data

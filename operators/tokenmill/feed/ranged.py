@@ -83,6 +83,11 @@ class RangedShards:
         self._flying: dict[Key, Fetch[Piece]] = {}
         self._flying_bytes = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the pieces that are held in memory, for no disk has them."""
+        return self._held_bytes[False]
+
     def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
         """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
 

@@ -186,7 +186,9 @@ class RemoteShards:
 
         fetch = lambda: pa.py_buffer(told(self._files, path, read))  # noqa: E731
         name = f"{self._files.manifest.sha256(shard)}.{start}-{stop}"
-        return self._files.cache.get(Block(name, stop - start, fetch, check))
+        return self._files.cache.get(
+            Block(name, stop - start, fetch, check, self._files.uri(shard))
+        )
 
     def _naming(self, shard: int, call: Callable[[pa.Buffer], T]) -> Callable[[pa.Buffer], T]:
         """Return ``call`` with the shard's name in what it raises."""
@@ -195,8 +197,7 @@ class RemoteShards:
             try:
                 return call(data)
             except CorruptShardError as error:
-                uri = f"{self._files.storage.uri}/{self._files.path(shard)}"
-                raise CorruptShardError(str(error), uri=uri) from error
+                raise CorruptShardError(str(error), uri=self._files.uri(shard)) from error
 
         return named
 

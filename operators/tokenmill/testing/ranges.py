@@ -33,10 +33,10 @@ class RangeStorage:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, folder: Path) -> RangeStorage:
+    def of(cls, folder: Path, *, delay_s: float = 0.0) -> RangeStorage:
         """Return a storage with copies of all files below a folder."""
         paths = [path for path in folder.rglob("*") if path.is_file()]
-        return cls({str(path.relative_to(folder)): path.read_bytes() for path in paths})
+        return cls({str(p.relative_to(folder)): p.read_bytes() for p in paths}, delay_s)
 
     def read(self, path: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a file's bytes, or a range of them.
