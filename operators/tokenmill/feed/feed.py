@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.files import ShardCache, default_cache
@@ -32,7 +32,7 @@ from tokenmill_schemas.tokens import Stream
 if TYPE_CHECKING:
     from tokenmill.feed.keys import By
     from tokenmill.feed.packing import Packing
-    from tokenmill.feed.tensors import TorchFeed
+    from tokenmill.feed.tensors import Device, Ids, TorchFeed
     from tokenmill.feed.torch_dataset import FeedDataset
 
 
@@ -237,20 +237,20 @@ class Feed:
                 yield batch
 
     def as_torch(
-        self, *, pin_memory: bool = False, ids: Literal["int64", "stored"] = "int64"
+        self, *, pin_memory: bool = False, ids: Ids = "int64", device: Device = None
     ) -> TorchFeed:
         """Return the batches as dicts of torch tensors; text stays a list.
 
         ``ids`` "int64" widens index streams to what embeddings and losses take. "stored" keeps the
         narrow unsigned type, to be widened on the device: it is a quarter of the transfer or less,
         but ``torch.uint16`` can do little else than ``.to()``. bfloat16 streams become bfloat16.
-        ``pin_memory`` has no effect without a CUDA device.
+        ``pin_memory`` has no effect without a CUDA device; ``device`` moves batches there ahead.
         """
         from tokenmill.feed.tensors import TorchFeed
 
-        return TorchFeed(self, pin_memory=pin_memory, ids=ids)
+        return TorchFeed(self, pin_memory=pin_memory, ids=ids, device=device)
 
-    def as_dataset(self, *, ids: Literal["int64", "stored"] = "int64") -> FeedDataset:
+    def as_dataset(self, *, ids: Ids = "int64") -> FeedDataset:
         """Return a torch IterableDataset of whole batches, for any number of loader workers."""
         from tokenmill.feed.torch_dataset import FeedDataset
 
