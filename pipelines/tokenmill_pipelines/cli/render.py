@@ -253,6 +253,7 @@ def samples(value: list[dict[str, Any]]) -> None:
 def trained(value: dict[str, Any]) -> None:
     """Show what a training came to."""
     resumed = f", resumed at {value['resumed_from']:,}" if value["resumed_from"] else ""
+    held_out = value["held_out_loss"]
     facts(
         [
             ("steps", f"{value['steps']:,}{resumed}"),
@@ -260,6 +261,7 @@ def trained(value: dict[str, Any]) -> None:
             ("tokens", text.count(value["tokens"])),
             ("parameters", text.count(value["parameters"])),
             ("loss", f"{value['loss']:.3f}, from {value['first_loss']:.3f}"),
+            ("held out", "" if held_out is None else f"{held_out:.3f}"),
             ("time", f"{text.duration(value['wall_s'])}, {text.duration(value['cpu_s'])} of cores"),
             ("checkpoint", value["checkpoint"]),
             ("report", value["report"]),

@@ -23,13 +23,15 @@ class TokensConfig:
 
     ``stream`` "" is the store's first one of ids. ``batch_size`` is over all workers together, and
     so is what a step sees: the same samples for any number of workers. ``ref`` "" is the newest
-    version when a training starts; a resumed one stays at its version.
+    version when a training starts; a resumed one stays at its version. ``where`` says which samples
+    are learned, ``held_out`` which others the network is tried on at the end.
     """
 
     store: str
     ref: str = ""
     stream: str = ""
     where: str = ""
+    held_out: str = ""
     batch_size: int = 64
     seed: int = 0
     shuffle: Literal["block", "full", "none"] = "block"
@@ -187,7 +189,7 @@ class TrainJob:
     def identity(self) -> dict[str, Any]:
         """What shapes the training: with another value it would be another one."""
         source = asdict(self.source)
-        for name in ("store", "ref"):  # the feed's state names the version itself
+        for name in ("store", "ref", "held_out"):  # the feed's state names the version itself
             del source[name]
         return {
             "source": source,

@@ -8,21 +8,16 @@ the order of floating-point sums.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from torch import Tensor, nn
 
 from tokenmill.feed import Feed
-from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.shaping.masking import IGNORE
+from tokenmill.feed.columns import Batch
 from tokenmill_infra.cluster.training import Worker
 from tokenmill_infra.storage import Storage, open_storage, storage_options
 from tokenmill_pipelines.train import checkpoint
@@ -33,7 +28,8 @@ from tokenmill_pipelines.train.generators import (
     build_generator,
     groups,
 )
-from tokenmill_pipelines.train.tokens import CLASS, Shown, open_feed
+from tokenmill_pipelines.train.losses import score
+from tokenmill_pipelines.train.tokens import Shown, open_feed
 
 #: Early steps forget the first weights: the average keeps (1 + n) / (EMA_START + n) at most.
 EMA_START = 10
@@ -161,31 +157,12 @@ class _Learner:
 
         Its mean over ranks is the batch's: DistributedDataParallel averages gradients likewise.
         """
-        name, device = self.shown.stream, self.worker.device
-        ids, classes = _to(batch[name], device), _to(batch[CLASS], device)
-        targets = _to(batch[f"{name}.targets"], device) if self._masked else ids
-        with _autocast(device):
-            logits = network(ids, classes)
-        total = F.cross_entropy(
-            logits.float().flatten(0, 1),
-            targets.flatten(),
-            reduction="sum",
-            ignore_index=IGNORE,
-            label_smoothing=self.job.optimiser.label_smoothing,
-        )
-        return total * (self.worker.world_size / self._scored(targets))
-
-    def _scored(self, targets: Tensor) -> float:
-        """Return how many guesses all ranks score; in masks each has a number of its own."""
-        count = (targets != IGNORE).sum()
-        if self._masked and self.worker.world_size > 1:
-            torch.distributed.all_reduce(count)
-            return float(count)
-        return float(count) * self.worker.world_size
-
-    @property
-    def _masked(self) -> bool:
-        return self.job.model.kind == "masked"
+        smoothing = self.job.optimiser.label_smoothing
+        device, world_size = self.worker.device, self.worker.world_size
+        total, count = score(network, batch, self.shown.stream, device=device, smoothing=smoothing)
+        if world_size > 1:
+            torch.distributed.all_reduce(count)  # ranks hide different numbers of ids
+        return total * world_size / count
 
     def _follow(self, step: int) -> None:
         keep = min(self.job.optimiser.ema, (1 + step) / (EMA_START + step))
@@ -235,15 +212,3 @@ class _Learner:
             tensors |= {f"{part}.{name}": value for name, value in values.items()}
         checkpoint.save(self.storage, self.progress, tensors, keep=self.job.output.keep)
         self._say(checkpoint=checkpoint.path_of(self.progress.step))
-
-
-def _to(values: Values, device: str) -> Tensor:
-    return torch.from_numpy(np.asarray(values)).to(device, non_blocking=True)
-
-
-@contextlib.contextmanager
-def _autocast(device: str) -> Iterator[None]:
-    """Compute in bfloat16 on a GPU, in float32 on a CPU."""
-    kind = torch.device(device).type
-    with torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda"):
-        yield

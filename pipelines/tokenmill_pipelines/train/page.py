@@ -26,7 +26,8 @@ class TrainRecord:
     """Everything that one training's report says.
 
     ``rows`` are samples of each class; without any, ``why_no_pictures`` tells why. ``epoch_rows``
-    are the samples of an epoch, ``parameters`` the numbers that the network learns.
+    are the samples of an epoch, ``parameters`` the numbers that the network learns,
+    ``held_out_loss`` is of the averaged weights.
     """
 
     job: TrainJob
@@ -34,6 +35,7 @@ class TrainRecord:
     progress: Progress
     parameters: int
     epoch_rows: int
+    held_out_loss: float | None = None
     rows: tuple[Row, ...] = ()
     why_no_pictures: str = ""
 
@@ -109,7 +111,7 @@ def tiles(record: TrainRecord) -> list[tuple[str, str, str]]:
     workers = progress.legs[-1].workers if progress.legs else record.job.cluster.workers
     rate = tokens / record.wall_s if record.wall_s else 0.0
     return [
-        ("loss", f"{record.loss:.3f}", f"from {first:.3f}"),
+        ("loss", f"{record.loss:.3f}", _beside(record.held_out_loss, first)),
         ("steps", text.count(progress.step), f"of {record.job.source.batch_size} samples"),
         ("samples", text.count(record.samples), f"{epochs:.3g} epochs"),
         ("tokens", text.count(tokens), f"{layout.positions} a sample"),
@@ -118,6 +120,10 @@ def tiles(record: TrainRecord) -> list[tuple[str, str, str]]:
         ("parameters", text.count(record.parameters), record.job.model.kind),
         ("classes", text.count(layout.classes), record.job.model.condition or "no condition"),
     ]
+
+
+def _beside(held_out: float | None, first: float) -> str:
+    return f"from {first:.3f}" if held_out is None else f"{held_out:.3f} on held-out samples"
 
 
 def _model(record: TrainRecord) -> str:
@@ -169,6 +175,7 @@ def _feed(record: TrainRecord) -> list[tuple[str, str]]:
         ("fingerprint", shown.fingerprint),
         ("stream", shown.stream),
         ("where", source.where),
+        ("held out", source.held_out),
         ("samples of an epoch", text.count(record.epoch_rows)),
         ("batch", f"{source.batch_size} over all workers"),
         ("shuffle", f"{source.shuffle}, seed {source.seed}"),

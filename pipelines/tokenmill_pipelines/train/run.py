@@ -14,10 +14,11 @@ from tokenmill_infra.observe import Observer
 from tokenmill_infra.storage import Storage, open_storage, storage_options
 from tokenmill_pipelines.train import checkpoint
 from tokenmill_pipelines.train.config import TrainJob
-from tokenmill_pipelines.train.generators import build_generator, parameters
+from tokenmill_pipelines.train.generators import parameters
 from tokenmill_pipelines.train.loop import Training, train
+from tokenmill_pipelines.train.losses import held_out_feed, held_out_loss
 from tokenmill_pipelines.train.page import TrainRecord, write_page
-from tokenmill_pipelines.train.pictures import Row, rows
+from tokenmill_pipelines.train.pictures import Row, average_network, rows
 from tokenmill_pipelines.train.tokens import Shown, look, open_feed
 from tokenmill_schemas.errors import JobError, TokenmillError
 
@@ -82,6 +83,7 @@ class TrainResult:
     parameters: int
     first_loss: float
     loss: float
+    held_out_loss: float | None
     wall_s: float
     cpu_s: float
     legs: tuple[dict[str, Any], ...]
@@ -114,8 +116,13 @@ def look_stage(run: TrainRun) -> None:
         run.resumed_from = found.progress.step
         run.shown = look(run.job, ref=found.progress.snapshot, classes=found.progress.classes)
     shown = run.seen()
+    # Opened now, so that what is wrong with either is told before the work and not after it.
+    shown_rows = open_feed(run.job, shown).rows
+    held_out = held_out_feed(run.job, shown)
     run.observer.event(
         "look",
+        rows=shown_rows,
+        held_out=held_out.rows if held_out is not None else 0,
         snapshot=shown.snapshot,
         stream=shown.stream,
         ids=shown.layout.ids,
@@ -152,7 +159,8 @@ def report_stage(run: TrainRun) -> None:
     if found is None:
         raise JobError("the training has left no checkpoint", path="output.uri")
     shown = run.seen()
-    network = build_generator(run.job.model, shown.layout, seed=0)
+    network = average_network(run.job, shown, found)
+    held_out = held_out_loss(network, run.job, shown)
     drawn, why = _rows(run, found)
     run.record = TrainRecord(
         job=run.job,
@@ -160,6 +168,7 @@ def report_stage(run: TrainRun) -> None:
         progress=found.progress,
         parameters=parameters(network),
         epoch_rows=open_feed(run.job, shown).rows,
+        held_out_loss=held_out,
         rows=drawn,
         why_no_pictures=why,
     )
@@ -239,6 +248,7 @@ def result_of(run: TrainRun) -> TrainResult:
         parameters=record.parameters,
         first_loss=progress.curve[0][1],
         loss=record.loss,
+        held_out_loss=record.held_out_loss,
         wall_s=record.wall_s,
         cpu_s=record.cpu_s,
         legs=tuple(asdict(leg) for leg in progress.legs),

@@ -20,6 +20,7 @@ from tests.pipelines.train.conftest import (
     CLASSES,
     JOBS,
     PICTURES,
+    SHOWN,
     SMALL,
     JobOf,
     tokenize,
@@ -90,7 +91,9 @@ def test_the_loss_falls_and_the_result_tells_of_it(train_job: JobOf) -> None:
     assert math.log(512) * 0.8 < result.first_loss < math.log(512) * 1.1
     assert result.loss < 0.6 * result.first_loss
     assert (result.steps, result.samples, result.tokens) == (40, 480, 480 * 49)
-    assert result.epochs == 480 / PICTURES
+    assert result.epochs == 480 / SHOWN
+    assert result.held_out_loss is not None
+    assert abs(result.held_out_loss - result.loss) < 1.0
     assert Path(result.checkpoint).name == "000000040.safetensors"
 
 
@@ -99,6 +102,8 @@ def test_a_masked_generator_learns_too(train_job: JobOf) -> None:
     job = train_job("m", "model.kind=masked", "optimiser.steps=40", "optimiser.lr=0.01")
     result = trained(job)
     assert result.loss < 0.75 * result.first_loss
+    assert result.held_out_loss is not None
+    assert result.held_out_loss < 0.75 * result.first_loss
     assert "masked transformer" in Path(result.report).read_text()
 
 
@@ -269,13 +274,17 @@ def test_numbers_are_classes_too(train_job: JobOf) -> None:
     ("override", "said"),
     [
         ("source.stream=depth", "source.stream: the store has no stream 'depth'; it has"),
+        ("source.where=splitt = 'train'", "splitt"),
+        ("source.held_out=split = 'nothing'", "no samples"),
         ("model.condition=lable", "there is no 'lable'; did you mean 'label'"),
     ],
 )
 def test_what_the_store_lacks_is_named(train_job: JobOf, override: str, said: str) -> None:
     """Before anything is trained."""
-    with pytest.raises(JobError, match=said):
-        trained(train_job("x", override))
+    job = train_job("x", override)
+    with pytest.raises((JobError, StoreError), match=said):
+        trained(job)
+    assert checkpoint.newest(open_storage(job.output.uri)) is None
 
 
 def test_a_store_that_is_not_there_is_named(train_job: JobOf, tmp_path: Path) -> None:
@@ -297,7 +306,7 @@ def test_a_resumed_training_stays_at_its_version(
     tokenize(write_listing(tmp_path / "more.parquet", 0, PICTURES + 20), store)
     assert Store.open(store).snapshot().number == 2
     result = trained(job, resume=True)
-    assert (result.snapshot, result.epochs) == ("1", 24 * 12 / PICTURES)
+    assert (result.snapshot, result.epochs) == ("1", 24 * 12 / SHOWN)
     assert look(job).snapshot == "2"
 
 
