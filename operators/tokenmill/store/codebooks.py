@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
+import safetensors.numpy
 
 from tokenmill.store.paths import codebook_file
-from tokenmill_schemas.errors import CorruptShardError, JobError, StoreError
+from tokenmill_schemas.errors import CorruptShardError, StoreError
 
 if TYPE_CHECKING:
     from tokenmill.store.store import Store
@@ -41,10 +43,11 @@ def put_codebook(store: Store, fingerprint: str, arrays: Mapping[str, npt.NDArra
     path = codebook_file(fingerprint)
     if has_codebook(store, fingerprint):
         return False
-    save = _safetensors().save
     whole = {name: np.ascontiguousarray(array) for name, array in sorted(arrays.items())}
     try:
-        store.storage.create(path, save(whole, metadata={"fingerprint": fingerprint}))
+        store.storage.create(
+            path, safetensors.numpy.save(whole, metadata={"fingerprint": fingerprint})
+        )
     except FileExistsError:
         return False
     return True
@@ -71,21 +74,7 @@ def read_codebook(store: Store, fingerprint: str) -> Arrays:
             uri=store.uri,
         ) from None
     try:
-        arrays: Arrays = _safetensors().load(data)
-    except (ValueError, _safetensor_error()) as error:
+        arrays: Arrays = safetensors.numpy.load(data)
+    except (ValueError, safetensors.SafetensorError) as error:
         raise CorruptShardError(f"{path} is no safetensors file: {error}", uri=store.uri) from error
     return arrays
-
-
-def _safetensors() -> Any:
-    try:
-        from safetensors import numpy
-    except ImportError as error:
-        raise JobError("codebooks need the package safetensors: pip install safetensors") from error
-    return numpy
-
-
-def _safetensor_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
