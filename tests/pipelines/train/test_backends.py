@@ -1,4 +1,4 @@
-"""A training on Ray Train and as a Prefect flow: the same training."""
+"""A training on Ray Train, as a Prefect flow and onto an object store: the same training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from tests.pipelines.train.conftest import JobOf, trained
 
 from tokenmill_infra.observe import SilentObserver
+from tokenmill_infra.storage import open_storage
 from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import DEFAULTS
+from tokenmill_pipelines.train import checkpoint
 from tokenmill_pipelines.train.run import run_train_job
 from tokenmill_schemas.errors import JobError
 
@@ -29,6 +31,23 @@ def test_two_workers_of_ray_train_learn_what_one_does(train_job: JobOf) -> None:
     assert both.loss == pytest.approx(alone.loss, rel=1e-5)
     assert [leg["workers"] for leg in both.legs] == [2]
     assert Path(both.report).exists()
+
+
+@pytest.mark.s3
+def test_checkpoints_and_the_report_may_lie_on_an_object_store(
+    s3_root: str, train_job: JobOf
+) -> None:
+    """A training that writes there is resumed from there, and is the one on a disk."""
+    steps = ("optimiser.steps=8", "output.checkpoint_every=4")
+    there = train_job("there", *steps, f"output.uri={s3_root}")
+    here = trained(train_job("here", *steps))
+    result = trained(there)
+    assert result.loss == here.loss
+    assert result.report.startswith(s3_root)
+    assert trained(there, resume=True).resumed_from == 8
+    storage = open_storage(s3_root)
+    assert checkpoint.steps_of(storage) == [4, 8]
+    assert len(list(storage.list("reports"))) == 2
 
 
 @pytest.fixture(scope="module")
