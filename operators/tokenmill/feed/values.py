@@ -18,8 +18,8 @@ Rows = npt.NDArray[np.int64]
 def values_of(part: OpenedPart, rows: Rows, columns: Sequence[str]) -> pa.Table:
     """Return columns of logical rows of a part, whether or not the feed reads them.
 
-    Of local shards nothing but those columns is read. Where a column group has no values of a
-    sample, it has nulls.
+    Of local shards nothing but those columns is read. A sample of which a column group has no
+    values, of whose columns some are asked for, has nulls in all columns.
 
     Raises:
         JobError: there is no such column; names the nearest one.
