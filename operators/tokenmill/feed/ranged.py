@@ -9,12 +9,10 @@ all their columns: what of a batch is checked is its sum, and a sum is of all of
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +22,10 @@ from tokenmill.feed.columns import Chunk, Projection, Values
 from tokenmill.feed.fetching import Fetch, this_pool
 from tokenmill.feed.files import ShardFiles
 from tokenmill.feed.gather import AddressSpan
+from tokenmill.feed.held import HeldPieces, Located
 from tokenmill.feed.pieces import ShardIndex
 from tokenmill.feed.remote import Key, Piece, PieceRef, RemoteShards
 from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
-from tokenmill_schemas.tokens import Stream
 
 Rows = npt.NDArray[np.int64]
 
@@ -77,16 +75,16 @@ class RangedShards:
     def reset(self) -> None:
         """Forget every piece, lock and connection: after a fork, whose child has none of them."""
         self._lock = threading.Lock()
-        self._shards = RemoteShards(self._files, tuple(self._row_bytes))
-        self._held: OrderedDict[Key, Piece] = OrderedDict()
-        self._held_bytes = {True: 0, False: 0}
+        self._shards = RemoteShards(self._files, tuple(self._row_bytes), tuple(self._names))
+        count = len(self._files.manifest.samples)
+        self._held = HeldPieces(count, self._row_bytes, columns=bool(self._names))
         self._flying: dict[Key, Fetch[Piece]] = {}
         self._flying_bytes = 0
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the pieces that are held in memory, for no disk has them."""
-        return self._held_bytes[False]
+        return self._held.bytes[False]
 
     def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
         """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
@@ -95,11 +93,18 @@ class RangedShards:
             CorruptShardError: a shard is missing or not what was committed.
             TransientError: the storage failed after its retries.
         """
+        with self._lock:
+            located = self._held.locate(shards, rows)
+        if located is not None:
+            return self._chunk(located, share)
         wanted = self._wanted(shards, rows)
         rounds = self._rounds(wanted)
         if len(rounds) == 1:
-            return self._chunk(wanted, share)
-        parts = [self._chunk(self._wanted(shards[some], rows[some]), len(some)) for some in rounds]
+            return self._chunk(self._fetched(wanted), share)
+        parts = []
+        for some in rounds:
+            found = self._fetched(self._wanted(shards[some], rows[some]))
+            parts.append(self._chunk(found, len(some)))
         return _joined(parts, np.concatenate(rounds), share)
 
     def ahead(self, shards: Rows, rows: Rows) -> None:
@@ -120,7 +125,7 @@ class RangedShards:
         pieces = {index.piece_of(b) for b in np.unique(rows // index.batch_rows).tolist()}
         with self._lock:
             for piece in sorted(pieces):
-                if self._flying_bytes < AHEAD_BYTES and (shard, piece) not in self._held:
+                if self._flying_bytes < AHEAD_BYTES and self._held.get((shard, piece)) is None:
                     self._fly(PieceRef(shard, piece, index), urgent=False)
 
     def _wanted(self, shards: Rows, rows: Rows) -> _Wanted:
@@ -153,15 +158,29 @@ class RangedShards:
         piece = np.array([place for place, _ in wanted.batches], np.int64)[wanted.entry]
         return [np.flatnonzero(turn[piece] == t) for t in np.unique(turn[piece]).tolist()]
 
-    def _chunk(self, wanted: _Wanted, share: int) -> Chunk:
+    def _fetched(self, wanted: _Wanted) -> Located:
+        """Return where the rows lie, after fetching what is not held."""
         pieces = self._hold(wanted.pieces)
-        table = self._take(wanted, pieces)
-        span = AddressSpan([piece.data for piece in pieces])
+        addresses = {}
+        for name, row_bytes in self._row_bytes.items():
+            starts = [pieces[p].addresses[name][b] for p, b in wanted.batches]
+            addresses[name] = np.array(starts, np.int64)[wanted.entry] + wanted.within * row_bytes
+        batches = [pieces[p].batches[b] for p, b in wanted.batches] if self._names else []
+        firsts = np.cumsum([0, *(len(batch) for batch in batches[:-1])])
+        index = firsts[wanted.entry] + wanted.within if self._names else wanted.within
+        return Located(AddressSpan([piece.data for piece in pieces]), addresses, batches, index)
+
+    def _chunk(self, located: Located, share: int) -> Chunk:
+        """Copy the located rows."""
+        table = self._take(located)
         packing = self._projection.layout.packing
         streams: dict[str, list[Values]] = {}
         for stream in self._projection.streams:
             if stream.is_fixed:
-                stored = self._copies(stream, wanted, pieces, span=span)
+                size, dtype = stored_row(stream, packing)
+                places = located.addresses[stream.name] - located.span.low
+                stored = located.span.copy(places, size).view(dtype)
+                stored = stored.reshape(-1, size // dtype.itemsize)
                 found: Values = unpack_rows(stored, stream, packing)
             else:
                 found = decode_stream(table, stream, packing)
@@ -169,35 +188,20 @@ class RangedShards:
         columns = {name: table.column(name) for name in self._projection.columns}
         return Chunk(streams, columns, share)
 
-    def _copies(
-        self, stream: Stream, wanted: _Wanted, pieces: Sequence[Piece], *, span: AddressSpan
-    ) -> npt.NDArray[Any]:
-        size, dtype = stored_row(stream, self._projection.layout.packing)
-        starts = [pieces[p].addresses[stream.name][b] for p, b in wanted.batches]
-        places = np.array(starts, np.int64)[wanted.entry] - span.low
-        places += wanted.within * size
-        stored: npt.NDArray[Any] = span.copy(places, size).view(dtype)
-        return stored.reshape(-1, size // dtype.itemsize)
-
-    def _take(self, wanted: _Wanted, pieces: Sequence[Piece]) -> pa.RecordBatch:
-        """Return the columns that are not gathered as bytes, at the wanted rows."""
+    def _take(self, located: Located) -> pa.RecordBatch:
+        """Return the columns that are not gathered as bytes, at the located rows."""
         if not self._names:
             return pa.RecordBatch.from_arrays([], names=[])
-        batches = [pieces[p].batches[b].select(self._names) for p, b in wanted.batches]
-        starts = np.cumsum([0, *(len(batch) for batch in batches[:-1])])
-        index = pa.array(starts[wanted.entry] + wanted.within)
-        return pa.Table.from_batches(batches).take(index).combine_chunks().to_batches()[0]
+        table = pa.Table.from_batches(located.batches).take(pa.array(located.index))
+        return table.combine_chunks().to_batches()[0]
 
     def _hold(self, refs: Sequence[PieceRef]) -> list[Piece]:
         """Return pieces, after fetching those that are not there, all at once."""
         found: list[Piece | Fetch[Piece]] = []
         with self._lock:
             for ref in refs:
-                if ref.key in self._held:
-                    self._held.move_to_end(ref.key)
-                    found.append(self._held[ref.key])
-                else:
-                    found.append(self._fly(ref, urgent=True))
+                held = self._held.get(ref.key)
+                found.append(self._fly(ref, urgent=True) if held is None else held)
         return [part if isinstance(part, Piece) else part.result.result() for part in found]
 
     def _fly(self, ref: PieceRef, *, urgent: bool) -> Fetch[Piece]:
@@ -222,22 +226,20 @@ class RangedShards:
                 del self._flying[ref.key]
                 self._flying_bytes -= ref.size_bytes
                 if piece is not None:
-                    self._keep(ref.key, piece)
+                    self._keep(ref, piece)
 
-    def _keep(self, key: Key, piece: Piece) -> None:
-        """Hold a piece, and let go of those that were not used for longest."""
-        self._held[key] = piece
-        self._held_bytes[piece.mapped] += piece.data.size
-        while self._is_too_much():
-            _, gone = self._held.popitem(last=False)
-            self._held_bytes[gone.mapped] -= gone.data.size
+    def _keep(self, ref: PieceRef, piece: Piece) -> None:
+        """Hold a piece, and let go of some that were not used for longest; the lock is held."""
+        self._held.add(ref, piece)
+        while len(self._held) > 1 and self._is_too_much():
+            self._held.drop_oldest(max(1, len(self._held) // 16))
 
     def _is_too_much(self) -> bool:
-        return len(self._held) > 1 and (
+        return (
             len(self._held) > HELD_PIECES
-            or self._held_bytes[False] > self._memory_bytes
+            or self._held.bytes[False] > self._memory_bytes
             # What is mapped cannot be evicted, and other feeds need room too.
-            or self._held_bytes[True] > self._files.cache.limit_bytes // 2
+            or self._held.bytes[True] > self._files.cache.limit_bytes // 2
         )
 
 

@@ -58,7 +58,7 @@ class PieceRef:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece's bytes, its record batches, and the address of each fixed stream in each of them."""
+    """A piece's bytes, columns of its record batches, and where their fixed streams begin."""
 
     data: pa.Buffer
     mapped: bool
@@ -69,8 +69,11 @@ class Piece:
 class RemoteShards:
     """Opens shards and fetches pieces of them; threads may share it."""
 
-    def __init__(self, files: ShardFiles, streams: Sequence[str]) -> None:
-        self._files, self._streams = files, streams
+    def __init__(
+        self, files: ShardFiles, streams: Sequence[str], columns: Sequence[str] = ()
+    ) -> None:
+        """Take the streams whose addresses, and the columns whose arrays pieces have."""
+        self._files, self._streams, self._columns = files, streams, list(columns)
         self._ranges = DirectRanges(files.storage)
         self._lock = threading.Lock()
         self._open: OrderedDict[int, ShardIndex] = OrderedDict()
@@ -122,7 +125,8 @@ class RemoteShards:
             name: tuple(batch.column(name).buffers()[-1].address for batch in batches)
             for name in self._streams
         }
-        return Piece(kept.data, kept.file is not None, batches, addresses)
+        chosen = tuple(batch.select(self._columns) for batch in batches)
+        return Piece(kept.data, kept.file is not None, chosen, addresses)
 
     def _opened(self, shard: int) -> ShardIndex:
         try:
