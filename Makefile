@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all check format bench build clean
+.PHONY: help setup demo test test-all check format bench peers build clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,14 @@ format: $(READY)  ## Format the code
 
 bench: $(READY)  ## Measure, beside the peers that are installed; writes benchmarks/results.md
 	$(BIN)/python -m benchmarks.run
+
+peers: .venv-peers/.ready  ## Install the loaders that bench compares the feed with, in .venv-peers
+
+.venv-peers/.ready: benchmarks/peers.txt
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps mosaicml-streaming==0.13.0
+	@touch $@
 
 build: $(READY)  ## Build the sdist and the wheel
 	$(BIN)/python -m hatchling build

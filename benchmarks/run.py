@@ -4,8 +4,8 @@
         [--corpora FOLDER] [--rounds N] [--pictures N] [--quick]
 
 Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), video,
-shapes, feed, plan, versions. All are run if none is named. Results are kept in
-``.cache/benchmarks.json`` by name, each with its machine, date and load, so that one can be
+shapes, feed, feed-start, feed-remote, plan, versions. All are run if none is named. Results are
+kept in ``.cache/benchmarks.json`` by name, each with its machine, date and load, so that one can be
 measured again without the others; results.md shows them all.
 """
 
@@ -25,7 +25,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bench_feed, efficiency, peers, shapes, startup, versions, video
+from benchmarks import (
+    efficiency,
+    feed,
+    feed_start,
+    peers,
+    remote_feed,
+    shapes,
+    startup,
+    versions,
+    video,
+)
 from benchmarks.common import CHILD, ROOT, TOKENIZERS, Measure, Section, answer, child, task_given
 
 RESULTS = ROOT / "benchmarks" / "results.md"
@@ -34,9 +44,6 @@ PACKAGES = (
     "torch", "numpy", "pyarrow", "pillow", "av", "trimesh",
     "ray", "webdataset", "litdata", "datasets", "deltalake", "pylance",
 )  # fmt: skip
-#: How many times faster than each peer the feed should be.
-FEED_BARS = {"webdataset": 100.0, "litdata": 15.0, "huggingface": 3.0}
-FEED = "feed, shuffle=block"
 
 Sections = list[Section]
 
@@ -102,25 +109,31 @@ def run_shapes(options: Options) -> Sections:
 
 
 def run_feed(options: Options) -> Sections:
-    """Measure the feed beside its limit and its peers, in a process of its own."""
-    rows = 20_000 if options.quick else bench_feed.ROWS
-    found = child("run", {"do": "feed", "rows": rows, "peer_python": options.peer_python})["found"]
-    rates = {row["name"]: row["rows_per_s"] for row in found}
-    ours = rates[FEED]
+    """Measure the feed beside its limit and its peers."""
+    return feed.run(quick=options.quick, peer_python=options.peer_python)
+
+
+def run_feed_start(options: Options) -> Sections:
+    """Measure what a feed needs to begin, and to resume."""
+    return feed_start.run(quick=options.quick)
+
+
+def run_feed_remote(options: Options) -> Sections:
+    """Measure the feed from an S3 server beside its raw range reads."""
+    rows = remote_feed.ROWS // 8 if options.quick else remote_feed.ROWS
+    rounds = 1 if options.quick else options.rounds or remote_feed.ROUNDS
+    found = remote_feed.run(rows=rows, rounds=rounds)
     measures = [
-        Measure(row["name"], "rows/s", (row["rows_per_s"],), note=row["note"])
-        for row in found
-        if row["rows_per_s"]
+        Measure("feed, cold / fastest raw", "ratio", (found.share,), 0.8),
+        Measure("feed, cold cache", "MB/s", (found.cold,)),
+        Measure("feed, warm cache", "MB/s", (found.warm,)),
+        *(Measure(f"raw: {name}", "MB/s", (rate,)) for name, rate in found.raw.items()),
+        Measure("open", "s", (found.open_s,)),
+        Measure("first batch", "s", (found.first_batch_s,)),
+        Measure("fetched until then", "MB", (found.first_batch_bytes / 1e6,)),
+        Measure("one shard", "MB", (found.shard_bytes / 1e6,)),
     ]
-    measures += [
-        Measure(f"{FEED} / {limit}", "ratio", (ours / rates[limit],), 0.6)
-        for limit in ("numpy.take", "memmap[rows]")
-    ]
-    for name, bar in FEED_BARS.items():
-        if rates.get(name):
-            measures.append(Measure(f"{FEED} / {name}", "ratio", (ours / rates[name],), bar))
-    missing = tuple(f"{row['name']}: {row['note']}" for row in found if not row["rows_per_s"])
-    return [Section("Feed", _prose(bench_feed.__doc__), tuple(measures), missing)]
+    return [Section("Feed: from an S3 server", _prose(remote_feed.__doc__), tuple(measures))]
 
 
 def run_versions(options: Options) -> Sections:
@@ -153,6 +166,8 @@ BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
     "video": run_video,
     "shapes": run_shapes,
     "feed": run_feed,
+    "feed-start": run_feed_start,
+    "feed-remote": run_feed_remote,
     "plan": run_plan,
     "versions": run_versions,
 }
@@ -269,7 +284,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--corpus", type=Path, help="a fetched openclipart; else it is fetched")
     parser.add_argument("--corpora", type=Path, help="a folder of fetched corpora, by name")
-    parser.add_argument("--peer-python", default=sys.executable, help="for the feed's peers")
+    parser.add_argument("--peer-python", default="", help="for the feed's peers; else .venv-peers")
     parser.add_argument("--rounds", type=int, default=0, help="other than each benchmark's own")
     parser.add_argument("--pictures", type=int, default=0, help="other than the peers' own")
     parser.add_argument("--quick", action="store_true", help="small, to see that it works")
@@ -305,8 +320,6 @@ def _changes(given: argparse.Namespace) -> str:
 
 def in_child(task: dict[str, Any]) -> dict[str, Any]:
     """Run what changes or measures its whole process."""
-    if task["do"] == "feed":
-        return {"found": bench_feed.run(rows=task["rows"], peer_python=task["peer_python"])}
     from benchmarks import plan_million
 
     memory = Path("/dev/shm")

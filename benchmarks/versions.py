@@ -31,7 +31,7 @@ from tokenmill.store.identity import root
 from tokenmill.store.tables import put_rows
 from tokenmill.store.transaction import next_version
 from tokenmill_schemas.arrow import ShardLayout
-from tokenmill_schemas.snapshot import SEGMENT_SCHEMA, Receipt
+from tokenmill_schemas.snapshot import SEGMENT_SCHEMA, FileRef, Receipt
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 SAMPLES = 1000
@@ -91,7 +91,7 @@ def write_shard(folder: Path, shard: int) -> None:
 def make_store(folder: Path, shards: int) -> None:
     """Write version 1 of a store of ``shards`` shards, of which one in a hundred exists."""
     store = Store.of(str(folder))
-    refs = ()
+    refs: tuple[FileRef, ...] = ()
     for start in range(0, shards, 65536):
         rows = rows_of(range(start, min(start + 65536, shards)))
         table = pa.table(rows, schema=pa.schema([SEGMENT_SCHEMA.field(name) for name in rows]))

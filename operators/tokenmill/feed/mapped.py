@@ -41,7 +41,7 @@ class _Open:
     batch_rows: int
     starts: dict[str, Rows]
     batches: list[pa.RecordBatch | None]
-    columns: pa.ipc.RecordBatchFileReader | None
+    columns: ArrowShardReader | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,6 @@ class MappedShards:
         self._first = np.full(len(self._samples), -1, np.int64)
         self._batch_rows = np.ones(len(self._samples), np.int64)
         self._used = np.zeros(len(self._samples), np.int64)
-        self._scarce = len(self._samples) > self._limit
         self._load([])
 
     def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
@@ -169,7 +168,7 @@ class MappedShards:
 
     def _locate(self, shards: Rows, rows: Rows) -> _Located:
         self._tick += 1
-        if self._scarce:
+        if len(self._samples) > self._limit:
             self._used[shards] = self._tick
         entry = self._first[shards]
         if len(entry) and entry.min() < 0:
@@ -202,7 +201,7 @@ class MappedShards:
         index = entry - int(self._first[shard.shard])
         batch = shard.batches[index]
         if batch is None and shard.columns is not None:
-            batch = shard.batches[index] = shard.columns.get_batch(index)
+            batch = shard.batches[index] = shard.columns.batch(index, self._names)
         return batch
 
     def _open(self, shards: Rows) -> None:
@@ -255,11 +254,5 @@ class MappedShards:
                 for name, form in self._forms.items()
             },
             [None] * len(firsts),
-            self._column_reader(buffer) if self._names else None,
+            reader if self._names else None,
         )
-
-    def _column_reader(self, buffer: pa.Buffer) -> pa.ipc.RecordBatchFileReader:
-        names = self._projection.layout.schema.names
-        fields = [names.index(name) for name in self._names]
-        options = pa.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
-        return pa.ipc.open_file(pa.BufferReader(buffer), options=options)

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ class ArrowShardReader:
         for index in range(len(self._blocks)):
             yield self._batch(index)
 
+    def batch(self, index: int, names: list[str]) -> pa.RecordBatch:
+        """Return some columns of one record batch; their memory is the map.
+
+        Raises:
+            KeyError: there is no such column.
+            CorruptShardError: the batch cannot be read.
+        """
+        return self._batch(index).select(names)
+
     def take(self, stream: str, rows: Rows) -> Array:
         """Return the tokens of a fixed-shape stream at ``rows``: ``[len(rows), *stream shape]``.
 
@@ -189,12 +199,13 @@ class ArrowShardReader:
             raise self._corrupt(f"expected an Arrow IPC footer, found {error}") from error
 
     def _read_layout(self) -> ShardLayout:
+        schema = self._ipc.schema
         try:
-            layout = layout_of(self._ipc.schema)
+            layout, columns = _read_layout(schema.serialize().to_pybytes())
         except (KeyError, ValueError, TypeError) as error:
             raise self._corrupt(f"expected a tokenmill layout in its schema: {error}") from error
-        if not layout.schema.equals(self._ipc.schema, check_metadata=False):
-            raise self._corrupt(f"expected columns {layout.schema}, found {self._ipc.schema}")
+        if not columns.equals(schema, check_metadata=False):
+            raise self._corrupt(f"expected columns {columns}, found {schema}")
         return layout
 
     def _read_blocks(self) -> Array:
@@ -298,6 +309,16 @@ class ArrowFormat:
 
 
 PLUGIN = ArrowFormat
+
+
+@lru_cache(maxsize=64)
+def _read_layout(serialized: bytes) -> tuple[ShardLayout, pa.Schema]:
+    """Return the layout that a schema tells, and the columns that it then has.
+
+    Shards of one store have one schema, or few: a thousand are opened for the cost of one.
+    """
+    layout = layout_of(pa.ipc.read_schema(pa.py_buffer(serialized)))
+    return layout, layout.schema
 
 
 def batch_crc32(batch: pa.RecordBatch) -> int:
