@@ -253,7 +253,8 @@ _PACKING = ("bos", "eos", "pad", "long")
 
 def _whole(text: str, number: str) -> int:
     if not number.isdecimal():
-        raise JobError(f"--pack {text}: {number!r} is no number, as in caption:4096:eos=2,pad=0")
+        what = f"{number!r} is no number" if number else "it needs a length"
+        raise JobError(f"--pack {text}: {what}, as in caption:4096:eos=2,pad=0")
     return int(number)
 
 
