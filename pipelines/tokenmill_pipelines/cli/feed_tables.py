@@ -40,6 +40,7 @@ def plan(value: dict[str, Any]) -> None:
     """Show what an epoch costs."""
     facts(
         [
+            ("store", _store(value)),
             ("samples", _samples(value)),
             ("steps", _steps(value)),
             ("tokens", _tokens(value)),
@@ -57,6 +58,11 @@ def plan(value: dict[str, Any]) -> None:
         _parts(value["parts"])
 
 
+def _store(value: dict[str, Any]) -> str:
+    names = [part["name"] for part in value["parts"]]
+    return f"{names[0]}@{value['number']}" if len(names) == 1 else f"{len(names)}, mixed"
+
+
 def _samples(value: dict[str, Any]) -> str:
     shown = f"{value['samples']:,} shown, {value['epoch_samples']:,} in an epoch"
     out, again = value["left_out"], value["repeated"]
@@ -66,10 +72,10 @@ def _samples(value: dict[str, Any]) -> str:
 def _steps(value: dict[str, Any]) -> str:
     world, batch = value["world_size"], value["batch_size"]
     ranks = f", {batch // world:,} on each of {world:,} ranks" if world > 1 else ""
+    steps = f"{value['epoch_steps']:,} in an epoch, each of {batch:,}"
     if value["packed"]:
-        mean = value["step_samples"]
-        return f"{value['epoch_steps']:,} of {batch:,} windows{ranks}; {mean:,.1f} samples each"
-    return f"{value['epoch_steps']:,} of {batch:,} samples{ranks}"
+        return f"{steps} windows with {value['step_samples']:,.1f} samples{ranks}"
+    return f"{steps} samples{ranks}"
 
 
 def _tokens(value: dict[str, Any]) -> str:
@@ -96,7 +102,7 @@ def _memory(memory: dict[str, int]) -> str:
     index, ahead = text.size(memory["index"]), text.size(memory["ahead"])
     pieces = memory["pieces"]
     more = f"; {text.size(pieces)} more where the node has no cache" if pieces else ""
-    return f"{index} of plans and {ahead} read ahead, a rank{more}"
+    return f"{index} of plans and up to {ahead} read ahead, a rank{more}"
 
 
 def _remote(remote: dict[str, int] | None) -> list[tuple[str, str]]:

@@ -71,6 +71,34 @@ def test_bytes_are_those_of_what_is_chosen(store: Store) -> None:
     assert list(found.tokens) == ["image"]
 
 
+def test_packed_bits_take_as_many_bits(tmp_path: Path) -> None:
+    """Sixteen ids below 1,000 are 20 bytes on the disk and 32 in a batch."""
+    layout = replace(LAYOUT, packing="bits")
+    store = build_store(tmp_path / "store", [500], layout=layout)
+    found = estimate(Feed(store, batch_size=10, streams=["image"], columns=["label"]))
+    assert found.read_bytes == 500 * (20 + 4)
+    assert found.batch_bytes == 10 * 32
+    text = estimate(Feed(store, batch_size=10, streams=["text"], columns=[]))
+    column = pa.ipc.open_file(next(Path(store.uri, "data").rglob("*.arrow"))).read_all()
+    stored = sum(column.column(name).nbytes for name in ("text", "text.shape"))
+    assert text.read_bytes == pytest.approx(stored, rel=0.1)
+
+
+def test_columns_of_groups_are_files_of_their_own(tmp_path: Path) -> None:
+    """Alone they cost their own files, with the rest both; of shards without one nothing."""
+    store = build_store(tmp_path / "store", [60, 40])
+    scores = pa.table({"asset_key": [f"a{i}" for i in range(60)], "score": [0.5] * 60})
+    add_group(store, "scores", from_table(scores))
+    sizes = [f.stat().st_size for f in Path(store.uri).rglob("*.arrow") if "data" not in f.parts]
+    alone = estimate(Feed(store, batch_size=10, streams=[], columns=["score"]))
+    assert (alone.samples, alone.stored_bytes) == (60, sum(sizes))
+    assert alone.read_bytes == 60 * 8
+    both = estimate(Feed(store, batch_size=10, columns=["score"]))
+    own = estimate(Feed(store, batch_size=10, columns=[]))
+    assert alone.stored_bytes < both.stored_bytes < own.stored_bytes + alone.stored_bytes
+    assert both.read_bytes == 60 * (32 + 8)
+
+
 def test_what_is_repeated_is_said(store: Store) -> None:
     """Without drop_last the last batch has samples of the epoch's beginning."""
     found = estimate(Feed(store, batch_size=64, drop_last=False))

@@ -57,16 +57,17 @@ def test_a_plan_is_the_estimate_of_the_same_feed(store: str) -> None:
 def test_a_plan_is_told_in_units_that_people_read(store: str, other: str) -> None:
     """Every line says what it is about."""
     shown = call("feed", store, "--plan", "--batch-size", "32", "--classes", "label").out
+    assert f"store    {store}@1\n" in shown
     assert "samples  400 shown, 384 in an epoch, 16 left out\n" in shown
-    assert "steps    12 of 32 samples\n" in shown
+    assert "steps    12 in an epoch, each of 32 samples\n" in shown
     assert "values of label" in shown
     assert "6,144 image" in shown
     packed = call("feed", store, "--plan", "--batch-size", "4", "--pack", "text:32:eos=2").out
-    assert "of 4 windows; " in packed
+    assert "each of 4 windows with " in packed
     assert "of the windows of text" in packed
     buckets = call("feed", store, "--plan", "--buckets", "text", "--world-size", "2").out
     assert "every step has one shape" in buckets
-    assert "of 8 samples, 4 on each of 2 ranks" in buckets
+    assert "each of 8 samples, 4 on each of 2 ranks" in buckets
     mixed = call("feed", store, "--plan", "--mix", f"{other}=0.25").out
     assert "80 %" in mixed
     assert other in mixed
