@@ -250,7 +250,7 @@ class MappedShards:
             buffer,
             reader.batch_rows,
             {
-                name: reader.offsets(name, firsts) + buffer.address - firsts * form.row_bytes
+                name: reader.starts(name) + (buffer.address - firsts * form.row_bytes)
                 for name, form in self._forms.items()
             },
             [None] * len(firsts),

@@ -89,6 +89,8 @@ class ArrowShardReader:
         self._layout = self._read_layout()
         self._blocks = self._read_blocks()
         self._gathers: dict[str, _Gather] = {}
+        # The first and the last batch, which tell the rows and where the columns lie.
+        self._ends: dict[int, pa.RecordBatch] = {}
         self._count_rows()
 
     @property
@@ -138,6 +140,14 @@ class ArrowShardReader:
     def row_bytes(self, stream: str) -> int:
         """Return the stored bytes of one row of a fixed-shape stream."""
         return self._gather(stream).bytes_of.size
+
+    def starts(self, stream: str) -> Rows:
+        """Return where in the file the stream's column starts in every record batch.
+
+        Raises:
+            KeyError: there is no such stream.
+        """
+        return self._column_starts(self._layout.spec[stream])
 
     def offsets(self, stream: str, rows: Rows) -> Rows:
         """Return where in the file the stored bytes of ``rows`` start."""
@@ -211,18 +221,22 @@ class ArrowShardReader:
     def _read_blocks(self) -> Array:
         blocks = footer_blocks(self._bytes)
         ends = blocks["offset"] + blocks["head"] + blocks["body"]
-        starts = np.append(blocks["offset"][1:], len(self._bytes))
-        if len(blocks) != self._ipc.num_record_batches or np.any(ends > starts):
+        apart = (ends[:-1] <= blocks["offset"][1:]).all() and (ends[-1:] <= len(self._bytes)).all()
+        if len(blocks) != self._ipc.num_record_batches or not apart:
             raise self._corrupt("expected record batches one after the other, found overlaps")
         return blocks
 
     def _count_rows(self) -> None:
         count = len(self._blocks)
-        self._batch_rows = self._batch(0).num_rows if count else 0
-        last = self._batch(count - 1).num_rows if count else 0
-        self._rows = (count - 1) * self._batch_rows + last if count else 0
+        self._batch_rows = self._rows = 0
+        if count:
+            self._ends = {index: self._batch(index) for index in {0, count - 1}}
+            self._batch_rows = self._ends[0].num_rows
+            self._rows = (count - 1) * self._batch_rows + self._ends[count - 1].num_rows
 
     def _batch(self, index: int) -> pa.RecordBatch:
+        if index in self._ends:
+            return self._ends[index]
         try:
             return self._ipc.get_batch(index)
         except (pa.ArrowInvalid, OSError) as error:
@@ -252,14 +266,12 @@ class ArrowShardReader:
         body of every full batch, and the footer alone says where the bodies are.
         """
         bodies: Rows = self._blocks["offset"] + self._blocks["head"]
-        before = self._layout.spec.streams[: self._layout.spec.streams.index(stream)]
-        count = len(bodies)
-        if not all(s.is_fixed for s in before):
+        streams, count = self._layout.spec.streams, len(bodies)
+        before = streams[: streams.index(stream)]
+        if count < 3 or not all(s.is_fixed for s in before):
             return np.array([self._address(i, stream.name) for i in range(count)], np.int64)
-        starts = bodies.copy()
-        if count:
-            starts += self._address(0, stream.name) - bodies[0]
-            starts[-1] = self._address(count - 1, stream.name)
+        starts: Rows = bodies + (self._address(0, stream.name) - bodies[0])
+        starts[-1] = self._address(count - 1, stream.name)
         return starts
 
     def _address(self, index: int, name: str) -> int:
