@@ -53,12 +53,16 @@ class FetchPool:
         self._urgent: deque[Fetch[object]] = deque()
         self._ahead: deque[Fetch[object]] = deque()
         self._closed = False
+        self._pid = os.getpid()
         atexit.register(self.close)
 
     def submit(self, call: Callable[[], T], *, urgent: bool) -> Fetch[T]:
         """Have a call made by the next free thread."""
         fetch = Fetch(call)
-        self._put(fetch, urgent=urgent)
+        if self._closed:  # the process is at its end, and has no threads any more
+            fetch.run()
+        else:
+            self._put(fetch, urgent=urgent)
         return fetch
 
     def hurry(self, fetch: Fetch[T]) -> None:
@@ -68,6 +72,8 @@ class FetchPool:
 
     def close(self) -> None:
         """Drop what has not begun, and wait a little for what has."""
+        if os.getpid() != self._pid:  # a forked child's end is not the pool's
+            return
         with self._changed:
             self._closed = True
             for fetch in (*self._urgent, *self._ahead):
