@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from tokenmill.feed import Feed, Follow, Mixture, Packing, Part, ShardCache
 from tokenmill.feed.costs import files, memory, mixing
+from tokenmill.feed.costs.fetching import Cut
 from tokenmill.feed.costs.mixing import expected
 from tokenmill.feed.costs.parts import open_costs
 from tokenmill.feed.estimate import estimate
 from tokenmill.feed.packing import PackedLane
+from tokenmill.feed.pieces import read_index
 from tokenmill.feed.values import values_of
 from tokenmill.store import Store
 from tokenmill.store.groups import add_group, from_table
@@ -280,6 +282,27 @@ def test_requests_are_those_that_are_made(
     assert sum(counted.sizes) == pytest.approx(found.fetched_bytes, rel=0.01)
     one = found.cache_bytes < found.fetched_bytes / 4
     assert one == (shuffle == "none")
+
+
+@pytest.mark.parametrize("batch_rows", [64, 250, 256, 700])
+def test_shards_are_cut_as_their_footers_cut_them(batch_rows: int, tmp_path: Path) -> None:
+    """Told from the manifest alone: how many pieces, and where every row is."""
+    layout = ShardLayout(TokenSpec((replace(IMAGE, axes=(Axis("n", 256),)),)))
+    shards = ShardsConfig(batch_rows=batch_rows)
+    store = build_store(tmp_path / "store", [2600, 3130, 4096], layout=layout, shards=shards)
+    feed = Feed(store, batch_size=20)
+    (costs,) = open_costs(feed)
+    cut, manifest = Cut.of(costs.files[0]), feed.parts[0].opened.manifest
+    for shard, rows in enumerate([2600, 3130, 4096]):
+        data = pa.py_buffer(Path(store.uri, manifest.path(shard)).read_bytes())
+        index = read_index(data, data.size, rows, batch_rows)
+        assert cut.pieces[shard] == len(index.firsts) - 1
+        every = np.arange(rows)
+        pieces = [index.piece_of(batch) for batch in (every // batch_rows).tolist()]
+        for row in (0, rows // 3, rows // 2, rows - 1):
+            same = every[: row + 1][np.array(pieces[: row + 1]) <= pieces[row]]
+            found = cut.of_rows(np.full(len(same), shard), same).requests - 1
+            assert found == (pieces[row] + 1) * cut.piece_requests[shard]
 
 
 def test_windows_that_share_pieces_need_all_of_them(
