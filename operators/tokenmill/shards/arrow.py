@@ -8,7 +8,6 @@ indexing operation over the whole map: no Arrow object is made per batch or per 
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.shards.columns import stored_row, unpack_rows
+from tokenmill.shards.footer import footer_blocks as footer_blocks
 from tokenmill.shards.gather import ByteRows, checked_rows
 from tokenmill.shards.partial import PartialFile
 from tokenmill.shards.rebatch import Rebatcher
@@ -34,9 +34,6 @@ Rows = npt.NDArray[np.int64]
 MAGIC = b"ARROW1"
 #: Key of a record batch's custom metadata: CRC-32 (8 hex digits) of its buffers, in order.
 CRC_KEY = "tokenmill.crc32"
-
-#: ``Block`` of the IPC footer (File.fbs): where a record batch's message lies in the file.
-_BLOCK = np.dtype([("offset", "<i8"), ("head", "<i4"), ("pad", "<i4"), ("body", "<i8")])
 
 
 class ArrowShardWriter:
@@ -341,26 +338,6 @@ def batch_crc32(batch: pa.RecordBatch) -> int:
             if buffer is not None:
                 crc = zlib.crc32(buffer, crc)
     return crc
-
-
-def footer_blocks(data: npt.NDArray[np.uint8]) -> Array:
-    """Return the record batch blocks that the footer of an Arrow IPC file lists.
-
-    The footer is a flatbuffer (File.fbs): its root table's fourth field is the vector of blocks.
-    pyarrow reads it but does not show it.
-    """
-    raw = data[-10:].tobytes()
-    length = struct.unpack_from("<i", raw)[0]
-    footer = data[len(data) - 10 - length : len(data) - 10].tobytes()
-    table = struct.unpack_from("<I", footer)[0]
-    vtable = table - struct.unpack_from("<i", footer, table)[0]
-    size = struct.unpack_from("<H", footer, vtable)[0]
-    slot = struct.unpack_from("<H", footer, vtable + 10)[0] if size > 10 else 0
-    if not slot:
-        return np.empty(0, _BLOCK)
-    vector = table + slot + struct.unpack_from("<I", footer, table + slot)[0]
-    count = struct.unpack_from("<I", footer, vector)[0]
-    return np.frombuffer(footer, _BLOCK, count=count, offset=vector + 4)
 
 
 def _map(path: Path) -> pa.Buffer:
