@@ -126,7 +126,7 @@ _rows: Any = None
 
 def _mosaicml(data: Array, folder: Path) -> Epoch:
     """MDS shards of 64 MB, its default; py1e, its default shuffle."""
-    sys.meta_path.append(_Absent())
+    sys.meta_path.insert(0, _StandIns())
     import torch
 
     streaming = import_module("streaming")
@@ -143,15 +143,18 @@ def _mosaicml(data: Array, folder: Path) -> Epoch:
     return lambda: (batch["image"] for batch in loader)
 
 
-class _Absent(MetaPathFinder, Loader):
-    """Empty stand-ins of what MosaicML Streaming imports for other uses than ours, if missing."""
+class _StandIns(MetaPathFinder, Loader):
+    """Empty stand-ins of what MosaicML Streaming imports for other uses than ours.
+
+    Also if it is installed: not every torchvision can be imported beside every torch.
+    """
 
     names = ("torchvision", "transformers")
 
     def find_spec(
         self, fullname: str, _path: Sequence[str] | None = None, _target: Any = None
     ) -> ModuleSpec | None:
-        """Come after all other finders: what is installed is not replaced."""
+        """Find modules of those names, and whatever is below them."""
         if fullname.partition(".")[0] not in self.names:
             return None
         return ModuleSpec(fullname, self, is_package=True)
