@@ -45,7 +45,7 @@ BOOKS_LOCK, FILL_LOCKS, PIN_LOCKS = 0, 1 << 61, 1 << 62
 BOOKS_PATIENCE_S = 10.0
 #: Part of the limit that an eviction frees beyond what it must, for it looks at every file.
 SLACK = 32
-#: How long nothing is kept after an eviction found everything in use.
+#: How long nothing is kept after everything was found in use, or the disk full.
 FULL_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class CacheFolder:
                 return books is not None and self._store(books, name, data)
         except OSError as error:
             self._tell(error)
+            self._full_until = time.monotonic() + FULL_S
             return False
 
     def discard(self, name: str) -> None:
@@ -244,7 +245,7 @@ class CacheFolder:
     def _tell(self, error: OSError) -> None:
         if not self._told:
             self._told = True
-            text = "the cache %s keeps nothing more, what it lacks stays in memory: %s"
+            text = "the cache %s cannot keep what is fetched, which stays in memory: %s"
             _log.warning(text, self._folder, error.strerror or error)
 
 

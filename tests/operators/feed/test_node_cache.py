@@ -206,6 +206,7 @@ def test_a_full_disk_costs_one_warning(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(cache_folder, "FULL_S", 0.0)
     cache = ShardCache(folder, limit_bytes=SIZE)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(os, "write", full)
