@@ -76,7 +76,7 @@ def run(*, quick: bool = False, peer_python: str = "") -> list[Section]:
             task = {"folder": str(folder), "rounds": rounds}
             found = child("feed", {"do": "rates"} | task)
             peers = {peer: _peer(peer, folder, python) for peer in PREPARE}
-            scaling = _scaling(folder, rounds=2 if quick else 3)
+            scaling = _scaling(folder, rounds=2 if quick else 5)
             sections.append(_section(size, found, peers, scaling))
             sections.append(_classes(folder, size, peers))
         folder = Path(name, "ragged")
@@ -262,7 +262,7 @@ def _section(
         f"{name}: {found['failed']}" for name, found in peers.items() if "failed" in found
     )
     title = f"Feed: shuffled rows of {size.tokens} tokens"
-    return Section(title, _method(), tuple(measures), notes)
+    return Section(title, _method(), tuple(measures), tuple(notes))
 
 
 def _classes(folder: Path, size: Size, peers: Mapping[str, Any]) -> Section:

@@ -161,22 +161,22 @@ def _unpack_words(packed: Bytes, bits: int, out: UInt) -> None:
     data, words = packed.reshape(-1), out.reshape(-1).view(np.uint64)
     runs = _runs(bits, out.itemsize)
     width, size = 8 * out.itemsize, runs[0][1]
-    low = np.empty(min(len(words), PIECE_WORDS), np.uint64)
+    room = np.empty(min(len(words), PIECE_WORDS), np.uint64)
     if size % 8 == 0:
         # All runs begin on a byte: they are one sequence.
         for start in range(0, len(words), PIECE_WORDS):
             piece = words[start : start + PIECE_WORDS]
             _read_words(data, start * size // 8, size // 8, piece)
-            _spread(piece, bits, width, low[: len(piece)])
+            _spread(piece, bits, width, room[: len(piece)])
         return
-    piece = np.empty_like(low)
+    piece = np.empty_like(room)
     for start in range(0, len(packed), PIECE_WORDS):
         count = min(PIECE_WORDS, len(packed) - start)
         for i, (first, _) in enumerate(runs):
             lane = piece[:count]
             _read_words(data, start * bits + first // 8, bits, lane)
             lane >>= np.uint64(first % 8)
-            _spread(lane, bits, width, low[:count])
+            _spread(lane, bits, width, room[:count])
             words[start * len(runs) + i : (start + count) * len(runs) : len(runs)] = lane
 
 
@@ -189,10 +189,10 @@ def _read_words(data: Bytes, start: int, stride: int, out: Words) -> None:
     out[whole:] = np.ndarray((len(out) - whole,), np.uint64, rest, 0, (stride,))
 
 
-def _spread(words: Words, bits: int, width: int, low: Words) -> None:
+def _spread(words: Words, bits: int, width: int, moved: Words) -> None:
     """Move the values of ``bits`` bits that fill each word from its lowest on to ``width`` bits.
 
-    ``low`` is room for as many words.
+    ``moved`` is room for as many words.
     """
     if width == 64:
         words &= np.uint64((1 << bits) - 1)
@@ -201,12 +201,11 @@ def _spread(words: Words, bits: int, width: int, low: Words) -> None:
     while slot > width:
         half = slot // 2
         kept = half // width * bits
-        mask = np.uint64(sum(((1 << kept) - 1) << at for at in range(0, 64, slot)))
-        np.bitwise_and(words, mask, out=low)
-        words >>= np.uint64(kept)
-        words &= mask
-        words <<= np.uint64(half)
-        words |= low
+        stays = sum(((1 << kept) - 1) << at for at in range(0, 64, slot))
+        np.bitwise_and(words, np.uint64(stays << kept), out=moved)
+        moved <<= np.uint64(half - kept)
+        words &= np.uint64(stays)
+        words |= moved
         slot = half
 
 
