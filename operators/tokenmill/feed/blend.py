@@ -85,9 +85,12 @@ def integer_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """Return the smallest integers in proportion to ``weights``, which are read as decimals.
 
     Raises:
-        JobError: a weight is negative, none is positive, or they have too many digits.
+        JobError: a weight is no number or negative, none is positive, or they have too many digits.
     """
-    fractions = [Fraction(str(weight)) for weight in weights]
+    try:
+        fractions = [Fraction(str(weight)) for weight in weights]
+    except ValueError as error:
+        raise JobError(f"are {list(weights)}: not all are numbers", path="mixture") from error
     if not fractions or min(fractions) < 0 or not any(fractions):
         raise JobError(
             f"are {list(weights)}: none may be negative and one must be positive", path="mixture"

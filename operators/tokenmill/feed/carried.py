@@ -32,7 +32,7 @@ class Crossing:
     shards: Rows
 
     def rows(self, rows: Rows) -> Rows:
-        """Return the rows that those of ``before`` are in ``after``, -1 where they are not shown."""
+        """Return what rows of ``before`` are in ``after``, -1 where they are not shown."""
         shards, within = self.before.locate(rows)
         moved = self.shards[shards]
         there = moved >= 0
@@ -155,7 +155,13 @@ class ShiftedLane:
         return self.lane.items
 
     def draw(self, numbers: Items) -> Drawn:
-        """Return the rows of the items of those numbers."""
+        """Return the rows of the items of those numbers.
+
+        Raises:
+            JobError: an item was given out before the state was carried over.
+        """
+        if numbers.size:
+            _check_after(int(numbers.min()), self.start)
         return self.lane.draw(numbers - self.start + self.epoch * self.items)
 
     def numbers_of(self, row: int, epoch: int) -> list[int]:
@@ -164,7 +170,12 @@ class ShiftedLane:
         return [n + shift for n in self.lane.numbers_of(row, epoch)] if epoch >= self.epoch else []
 
     def place_of(self, number: int) -> tuple[int, int]:
-        """Return an item's epoch, and its place in it."""
+        """Return an item's epoch, and its place in it.
+
+        Raises:
+            JobError: the item was given out before the state was carried over.
+        """
+        _check_after(number, self.start)
         epoch, place = divmod(number - self.start, self.items)
         return self.epoch + epoch, place
 
@@ -178,7 +189,8 @@ class CarriedLane:
     """A chapter that ends the epoch which another version began, then epochs of a lane's own.
 
     ``start`` is the number of the chapter's first item, ``place`` its place in the epoch, and
-    ``length`` how many items the chapter has in whole batches.
+    ``length`` how many items the chapter has in whole batches: more than it holds if its own first
+    items complete the last one.
     """
 
     chapter: Chapter
@@ -203,11 +215,8 @@ class CarriedLane:
         Raises:
             JobError: an item was given out before the state was carried over.
         """
-        if numbers.size and numbers.min() < self.start:
-            raise JobError(
-                f"item {numbers.min()} was given out by the version before: ask a feed of that one",
-                path="state",
-            )
+        if numbers.size:
+            _check_after(int(numbers.min()), self.start)
         old = numbers < self.then.start
         places = (numbers[old] - self.start) % max(1, len(self.chapter))
         parts = [
@@ -217,7 +226,7 @@ class CarriedLane:
         return _laid(parts, len(numbers))
 
     def numbers_of(self, row: int, epoch: int) -> list[int]:
-        """Return the numbers of an epoch's items that hold a row; those of the chapter by search."""
+        """Return the numbers of an epoch's items that hold a row; the chapter is searched."""
         if epoch != self.epoch:
             return self.then.numbers_of(row, epoch)
         found = []
@@ -229,7 +238,12 @@ class CarriedLane:
         return found
 
     def place_of(self, number: int) -> tuple[int, int]:
-        """Return an item's epoch, and its place in it."""
+        """Return an item's epoch, and its place in it.
+
+        Raises:
+            JobError: the item was given out before the state was carried over.
+        """
+        _check_after(number, self.start)
         if number >= self.then.start:
             return self.then.place_of(number)
         return self.epoch, self.place + number - self.start
@@ -239,6 +253,15 @@ class CarriedLane:
         if epoch > self.epoch:
             return self.then.number_of(epoch, place)
         return self.start + place - self.place
+
+
+def _check_after(number: int, start: int) -> None:
+    if number < start:
+        raise JobError(
+            f"item {number} was given out by the version before, which ends with item {start}: ask "
+            "a feed of that version",
+            path="feed.step",
+        )
 
 
 def _laid(parts: list[tuple[Items, Drawn]], items: int) -> Drawn:

@@ -79,7 +79,8 @@ class Draw:
 
     def shared(self) -> Draw:
         """Return the draw of one number for the whole step, the same on every rank."""
-        return replace(self, step=-1 - self.step, first=0, rows=1)
+        step = self.step if self.step < 0 else -1 - self.step  # no step has a negative number
+        return replace(self, step=step, first=0, rows=1)
 
 
 def words_at(key: int, places: Integers) -> Words:

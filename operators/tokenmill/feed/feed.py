@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from tokenmill.feed.migration import Migration, migrated, restored
 from tokenmill.feed.order import Shuffle
 from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref, open_part
 from tokenmill.feed.reading import Reader, Transform
-from tokenmill.feed.schedule import Place, StepSamples
-from tokenmill.feed.settings import Settings, check_settings
-from tokenmill.feed.source import Source, follow_source, mixture_of, open_source
+from tokenmill.feed.schedule import Place, StepSamples, check_step
+from tokenmill.feed.settings import Settings, check_length, check_settings, whole
+from tokenmill.feed.source import Source, mixture_of, open_source
 from tokenmill.feed.state import state_from_json
 from tokenmill.feed.stepping import Stepper
 from tokenmill.store import Store
@@ -62,6 +63,40 @@ class Feed:
     its stores' epochs run on into each other.
 
     A step is counted as done once its batch was given out: save `state_dict` after training on it.
+
+    Args:
+        source: A store, its URI, or a mixture of several.
+        batch_size: Samples (windows, if packed) of a step, over all ranks; a multiple of
+            ``world_size``.
+        ref: Number, tag, branch, ``branch:number`` or date; None is the newest one now.
+        since: An earlier version: only what was added, changed or tokenized again since then
+            is shown.
+        where: Which samples are shown, e.g. ``"aesthetic > 5 and licence = 'cc0'"``: a
+            condition on columns, also of column groups (`tokenmill_schemas.where`). It is
+            evaluated here; an epoch has exactly those samples.
+        seed: Another seed is another order.
+        rank: This process' place among ``world_size``.
+        world_size: Number of processes that share each batch.
+        streams: Streams to read, also of column groups; None is all of the store's own.
+        columns: Other columns to read, also of column groups. Samples of which a group that
+            is read has no values are not shown; `uncovered` counts them.
+        packing: How samples of varying length are packed into windows.
+        buckets: The stream whose shape all samples of a step have in common.
+        one_view: Show one of each asset's views an epoch, another one each time.
+        transforms: What shapes the tokens of a batch, in this order.
+        shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
+        epochs: When to stop; None never.
+        drop_last: What to do with the samples that fill no batch.
+        follow: Train while the store is written (`tokenmill.feed.follow`): ``ref`` is the
+            version to begin with, None the first one.
+        threads: Threads that read ahead; 0 reads in the caller's.
+        fingerprint: If given, the only fingerprint that is accepted.
+        cache: Where shards of a store on an object store are kept.
+
+    Raises:
+        JobError: a setting is impossible; names it.
+        FingerprintError: a store holds tokens of another fingerprint.
+        StoreError: there is no such store or snapshot, or it shows no samples.
     """
 
     def __init__(
@@ -89,82 +124,35 @@ class Feed:
         fingerprint: str = "",
         cache: ShardCache | None = None,
     ) -> None:
-        """Open the snapshots; reads their manifests and no shard but the first.
-
-        Args:
-            source: A store, its URI, or a mixture of several.
-            batch_size: Samples (windows, if packed) of a step, over all ranks; a multiple of
-                ``world_size``.
-            ref: Number, tag, branch, ``branch:number`` or date; None is the newest one now.
-            since: An earlier version: only what was added, changed or tokenized again since then
-                is shown.
-            where: Which samples are shown, e.g. ``"aesthetic > 5 and licence = 'cc0'"``: a
-                condition on columns, also of column groups (`tokenmill_schemas.where`). It is
-                evaluated here; an epoch has exactly those samples.
-            seed: Another seed is another order.
-            rank: This process' place among ``world_size``.
-            world_size: Number of processes that share each batch.
-            streams: Streams to read, also of column groups; None is all of the store's own.
-            columns: Other columns to read, also of column groups. Samples of which a group that
-                is read has no values are not shown; `uncovered` counts them.
-            packing: How samples of varying length are packed into windows.
-            buckets: The stream whose shape all samples of a step have in common.
-            one_view: Show one of each asset's views an epoch, another one each time.
-            transforms: What shapes the tokens of a batch, in this order.
-            shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
-            epochs: When to stop; None never.
-            drop_last: What to do with the samples that fill no batch.
-            follow: Train while the store is written (`tokenmill.feed.follow`): ``ref`` is the
-                version to begin with, None the first one.
-            threads: Threads that read ahead; 0 reads in the caller's.
-            fingerprint: If given, the only fingerprint that is accepted.
-            cache: Where shards of a store on an object store are kept.
-
-        Raises:
-            JobError: a setting is impossible; names it.
-            FingerprintError: a store holds tokens of another fingerprint.
-            StoreError: there is no such store or snapshot, or it shows no samples.
-        """
+        """Open the snapshots; reads their manifests and no shard but the first."""
         reading = Reading(None if streams is None else tuple(streams), tuple(columns), fingerprint)
+        batch_size, seed = whole("batch_size", batch_size), whole("seed", seed)
+        rank, world_size = whole("rank", rank), whole("world_size", world_size)
         self._settings = Settings(batch_size, seed, shuffle, drop_last, packing, buckets, one_view)
         self._place, self._epochs, self.threads = Place(rank, world_size), epochs, threads
-        check_settings(self._settings, self._place, threads=threads, epochs=epochs)
-        if follow is not None and epochs is not None:
-            raise JobError("is not for a store that is still written", path="feed.epochs")
+        check_settings(self._settings, self._place, threads=threads, epochs=epochs, follow=follow)
         mixture = mixture_of(source, ref=ref, since=since, where=where)
         cache = cache or ShardCache(default_cache())
         self._opening = partial(open_part, reading=reading, cache=cache)
-        self.source = (
-            open_source(mixture, reading, self._settings, cache=cache)
-            if follow is None
-            else follow_source(mixture, follow, reading, self._settings, cache=cache)
-        )
+        self.source = open_source(mixture, reading, self._settings, follow=follow, cache=cache)
+        check_length(self.source.schedule.end_of(epochs or 0), epochs, batch_size)
         self._reader = Reader.of(self.source, tuple(transforms), self._place)
         self._stepper = Stepper(self.source, self._reader, threads=threads)
         self._step = self._iterators = 0
-        self._options: dict[str, Any] = {
-            "batch_size": batch_size,
-            "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
-            "streams": streams,
-            "columns": columns,
-            "packing": packing,
-            "buckets": buckets,
-            "one_view": one_view,
+        self._reading = reading
+        self._others = {
             "transforms": tuple(transforms),
-            "shuffle": shuffle,
             "epochs": epochs,
-            "drop_last": drop_last,
             "follow": follow,
             "threads": threads,
-            "fingerprint": fingerprint,
             "cache": cache,
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as settings and a step: a copy opens the same snapshots anew."""
-        return _copy, (self.source.mixture, self._options, self.state_dict())
+        given = (self._settings, self._place, self._reading)
+        options = {f.name: getattr(some, f.name) for some in given for f in fields(some)}
+        return _copy, (self.source.mixture, options | self._others, self.state_dict())
 
     @property
     def parts(self) -> Sequence[OpenedPart]:
@@ -214,7 +202,7 @@ class Feed:
     @property
     def total_steps(self) -> int | None:
         """Steps of all `epochs`; None without end, or where the end is not known yet."""
-        if self._options["follow"] is not None:
+        if self.source.follow is not None:
             return self.source.schedule.total_steps()
         return None if self._epochs is None else self.source.schedule.end_of(self._epochs)
 
@@ -223,7 +211,8 @@ class Feed:
         return self.source.schedule.epoch_steps()
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._go_on()
+        self._iterators += 1
+        return self._go_on(self._iterators)
 
     def iterate(self, start: int | None = None, stride: int = 1) -> Iterator[Batch]:
         """Yield the batches of steps ``start``, ``start + stride``, ... without moving the feed.
@@ -327,19 +316,22 @@ class Feed:
         self.seek(step)
 
     def seek(self, step: int) -> None:
-        """Go to before a step; iterators made before end with an error."""
+        """Go to before a step, from 0; iterators made before end with an error."""
+        check_step(step)
         self._step = step
         self._iterators += 1
 
-    def _go_on(self) -> Generator[Batch]:
-        self._iterators += 1
-        mine = self._iterators
+    def _go_on(self, mine: int) -> Generator[Batch]:
+        self._check_newest(mine)
         with closing(self._stepper.batches(self._step, 1, self.total_steps)) as batches:
             for step, batch in batches:
-                if mine != self._iterators:
-                    raise JobError("the feed was restored or iterated anew: take that iterator")
+                self._check_newest(mine)
                 self._step = step + 1
                 yield batch
+
+    def _check_newest(self, iterator: int) -> None:
+        if iterator != self._iterators:
+            raise JobError("the feed was restored or iterated anew: take that iterator")
 
 
 def _copy(mixture: Mixture, options: dict[str, Any], state: dict[str, Any]) -> Feed:

@@ -21,7 +21,8 @@ from tokenmill.feed.parts import OpenedPart, Part
 from tokenmill.feed.permutation import derive_key
 from tokenmill.feed.schedule import Place, Span, StepSamples
 from tokenmill.store import Store
-from tokenmill_schemas.errors import SnapshotNotFoundError, StoreError
+from tokenmill.store.refs import NAME, RESERVED
+from tokenmill_schemas.errors import JobError, SnapshotNotFoundError, StoreError
 from tokenmill_schemas.snapshot import Snapshot
 
 
@@ -32,11 +33,20 @@ class Follow:
     ``until`` is the tag that will name the last version; `tokenmill tag` sets it when the corpus is
     whole. ``poll_s`` is how often the log is looked at while the feed waits, and ``patience_s`` how
     long it waits for a commit before it gives up with an error (None: for ever).
+
+    Raises:
+        JobError: a value is impossible.
     """
 
     until: str
     poll_s: float = 5.0
     patience_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.until) or self.until in RESERVED:
+            raise JobError(f"is {self.until!r}, which no tag can be", path="feed.follow.until")
+        if self.poll_s < 0 or (self.patience_s is not None and self.patience_s < 0):
+            raise JobError("poll_s and patience_s must not be negative", path="feed.follow")
 
 
 @dataclass(slots=True)
@@ -49,7 +59,7 @@ class Chapters:
     parts: list[OpenedPart] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     newest: Snapshot | None = None
-    closed: bool = False
+    last: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> None:
@@ -60,12 +70,28 @@ class Chapters:
             store = self._store()
             if self.newest is None:
                 self._add(self.part, self._first(store))
-            last = self._last(store)
-            head = store.log.head_number() if last is None else last.number
+            # The tag before the head, for what it names is committed by then.
+            last = self._tagged(store)
+            head = store.log.head_number() if last is None else last
             for number in range(self._number() + 1, head + 1):
                 snapshot = store.log.read(number)
                 self._add(replace(self.part, since=self.newest), snapshot)
-            self.closed = last is not None and self._number() >= last.number
+            self.last = last
+
+    @property
+    def closed(self) -> bool:
+        """Whether the last chapter is known."""
+        return self.last is not None
+
+    @property
+    def rows(self) -> int:
+        """Samples of all chapters, up to that of the tag: it may name one that was passed."""
+        last = self.last
+        if last is None:
+            return self.ends[-1] if self.ends else 0
+        rows = list(self.ends)
+        there = [part.snapshot.number <= last for part in self.parts[: len(rows)]]
+        return rows[there.count(True) - 1]
 
     def __reduce__(self) -> tuple[object, ...]:
         return Chapters, (self.open_part, self.part, self.follow)
@@ -75,19 +101,43 @@ class Chapters:
 
     def _first(self, store: Store) -> Snapshot:
         ref = self.part.ref
-        if isinstance(ref, Snapshot):
-            return ref
         if ref is None:
             return store.log.read(store.log.numbers()[0])
-        found: Snapshot = store.snapshot(ref)
+        found: Snapshot = ref if isinstance(ref, Snapshot) else store.snapshot(ref)
+        self._check_branch(store, found, f"version {found.number}")
         return found
 
-    def _last(self, store: Store) -> Snapshot | None:
+    def _tagged(self, store: Store) -> int | None:
+        """Return the number of the last version, None as long as there is no tag."""
+        tag = self.follow.until
         try:
-            found: Snapshot = store.snapshot(self.follow.until)
+            found: Snapshot = store.snapshot(tag)
         except SnapshotNotFoundError:
             return None
-        return found
+        if tag in store.refs.branches():
+            raise StoreError(f"{tag!r} is a branch, and no tag that ends it", uri=store.uri)
+        self._check_branch(store, found, f"tag {tag!r}")
+        first = self.parts[0].snapshot.number
+        if found.number < first:
+            raise StoreError(
+                f"tag {tag!r} names version {found.number}, before version {first}, with which "
+                "the feed begins: nothing is left to follow",
+                uri=store.uri,
+            )
+        return found.number
+
+    def _check_branch(self, store: Store, snapshot: Snapshot, what: str) -> None:
+        """Check that a version is one of the branch that is followed."""
+        try:
+            mine = store.log.read(snapshot.number).commit_id
+        except SnapshotNotFoundError:
+            mine = ""
+        if mine != snapshot.commit_id:
+            raise StoreError(
+                f"{what} is of branch {snapshot.branch!r}, the feed follows {store.branch!r}: give "
+                "it Store.open(uri).on(branch)",
+                uri=store.uri,
+            )
 
     def _number(self) -> int:
         return self.newest.number if self.newest else 0
@@ -117,7 +167,7 @@ class FollowSchedule:
 
     def epoch_steps(self, epochs: int = 1) -> int:
         """Return the steps whose samples are committed; ``epochs`` 0 has none."""
-        return self.chapters.ends[-1] // self.batch_size if epochs and self.chapters.ends else 0
+        return self.chapters.rows // self.batch_size if epochs else 0
 
     def end_of(self, epochs: int) -> int:
         """Return the steps whose samples are committed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from json import dumps
 
 import numpy as np
 
@@ -22,7 +23,14 @@ from tokenmill.feed.permutation import derive_key
 from tokenmill.feed.schedule import Schedule
 from tokenmill.feed.settings import aligned, lane_of
 from tokenmill.feed.source import Source
-from tokenmill.feed.state import SNAPSHOT_DIGITS, FeedState, check_settings_of, check_state
+from tokenmill.feed.state import (
+    MAX_BYTES,
+    SNAPSHOT_DIGITS,
+    FeedState,
+    check_settings_of,
+    check_state,
+)
+from tokenmill.store.paths import MAIN
 from tokenmill.store.segments import shard_places
 from tokenmill_schemas.errors import JobError, StoreError
 
@@ -64,16 +72,31 @@ def restored(source: Source, state: FeedState, opening: Opening) -> tuple[Source
             cannot be opened as it was.
         JobError: the state was made with other settings.
     """
-    check_state(state, replace(source.state(0), base=(), carried=()), uri=source.parts[0].store.uri)
+    check_state(state, source.facts, uri=source.parts[0].store.uri)
     if not isinstance(source.schedule, Schedule) or not source.is_single:
-        return source, source.schedule.step_at(state.epoch, state.position)
+        return source, _step_of(source, state)
     plain = replace(source, schedule=_schedule(source, _regular(source)), legs=(), base=())
     if state.carried:
         plain, _ = _carried(plain, state, opening, legs=state.carried)
     elif state.base:
         lane = ShiftedLane(_regular(source), *state.base)
         plain = replace(plain, schedule=_schedule(source, lane), base=state.base)
-    return plain, plain.schedule.step_at(state.epoch, state.position)
+    return plain, _step_of(plain, state)
+
+
+def _step_of(source: Source, state: FeedState) -> int:
+    step = source.schedule.step_at(state.epoch, state.position)
+    if step < 0 or source.schedule.locate(step) != (state.epoch, state.position):
+        raise _no_position(state.epoch, state.position)
+    return step
+
+
+def _no_position(epoch: int, position: int) -> JobError:
+    return JobError(
+        f"epoch {epoch} has no position {position}: it is shorter, or that was shown by a version "
+        "before",
+        path="state.position",
+    )
 
 
 def migrated(source: Source, state: FeedState, opening: Opening) -> tuple[Source, int, Migration]:
@@ -83,16 +106,31 @@ def migrated(source: Source, state: FeedState, opening: Opening) -> tuple[Source
         StoreError: that version cannot be opened as it was, or its shards were written anew.
         JobError: the state was made with other settings, or with ones that cannot be carried over.
     """
-    check_settings_of(state, source.state(0))
-    if not source.is_single or source.follow or source.settings.buckets or state.groups:
+    check_settings_of(state, source.facts)
+    new_only = source.parts[0].part.since is not None
+    if not source.is_single or source.follow or source.settings.buckets or state.groups or new_only:
         raise JobError(
-            "only a feed of one store, without buckets and columns of groups, can be carried over "
-            "in the midst of an epoch: open the version of the state, or begin anew",
+            "only a feed of one store, without buckets, since= and columns of groups, can be "
+            "carried over in the midst of an epoch: open the version of the state, or begin anew",
             path="state",
         )
     here = (state.number, state.taken, state.position)
     made, books = _carried(source, state, opening, legs=(*state.carried, here))
-    return made, made.schedule.step_at(state.epoch, state.position), books
+    step = made.schedule.step_at(state.epoch, state.position)
+    _check_size(made, step, books.steps)
+    return made, step, books
+
+
+def _check_size(source: Source, step: int, steps: int) -> None:
+    """Check that the states of what is left of the epoch are small."""
+    bytes_ = max(len(dumps(source.state(s).to_json())) for s in (step, step + max(0, steps - 1)))
+    if bytes_ >= MAX_BYTES:
+        raise JobError(
+            f"was carried over {len(source.legs)} times in one epoch: a state of it would have "
+            f"{bytes_} bytes, and they have less than {MAX_BYTES}. Finish the epoch on version "
+            f"{source.legs[-1][0]}, and carry it over then",
+            path="state.carried",
+        )
 
 
 def _carried(
@@ -116,6 +154,8 @@ def _carried(
     stretch: Stretch = Epoch(first, state.epoch)
     done, books = 0, None
     for i, leg in enumerate(route):
+        if not done <= leg.place <= done + len(stretch):
+            raise _no_position(state.epoch, leg.place)
         after = parts[i + 1] if i + 1 < len(parts) else now
         chapter = _chapter(stretch, leg.place - done, (parts[i], after), source, opening)
         books = Migration(
@@ -176,7 +216,10 @@ def _crossing(before: OpenedPart, after: OpenedPart) -> Crossing:
 
 
 def _reopened(now: OpenedPart, leg: _Leg, opening: Opening) -> OpenedPart:
-    snapshot = now.store.snapshot(leg.number)
+    # Of the branch that is read now, whichever the store commits to.
+    branch = now.snapshot.branch
+    log = now.store.log if branch == MAIN else now.store.on(branch).log
+    snapshot = log.read(leg.number)
     return opening(replace(now.part, ref=snapshot, since=None), leg.taken)
 
 
@@ -198,6 +241,4 @@ def _regular(source: Source) -> Lane:
 def _schedule(source: Source, lane: Lane) -> Schedule:
     if not isinstance(source.schedule, Schedule):
         raise JobError("a followed store has no epochs to be carried over", path="state")
-    if len(source.schedule.lanes) > 1:
-        return source.schedule
     return replace(source.schedule, lanes=(lane,))

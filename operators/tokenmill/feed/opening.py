@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tokenmill.feed.columns import Chunk, Projection, check_names
 from tokenmill.feed.files import ShardCache, ShardFiles
@@ -70,8 +71,9 @@ class Opened:
     ``identity`` tells its content and what of it is hidden, ``where`` the canonical text of the
     filter over it ("" none), ``groups`` which column groups are read, ``uncovered`` how many
     samples are not shown, whatever the filter, for want of values in one of those. ``manifest``
-    knows the shards' files, and how many rows they have, hidden ones included. ``taken`` is the
-    number of the takedown up to which anything is hidden beyond the version's own tombstones.
+    knows the shards' files, and how many rows they have, hidden ones included. ``kinds`` are the
+    types of ``columns``. ``taken`` is the number of the takedown up to which anything is hidden
+    beyond the version's own tombstones.
     """
 
     snapshot: Snapshot
@@ -83,6 +85,7 @@ class Opened:
     shards: Shards
     streams: tuple[Stream, ...]
     columns: tuple[str, ...]
+    kinds: tuple[pa.DataType, ...]
     manifest: Manifest
     taken: int
 
@@ -119,6 +122,7 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
         parts.insert(0, (manifest, own))
     readers = [_reader(ShardFiles(store.storage, files, cache), some) for files, some in parts]
     streams, columns = _in_order([projection for _, projection in parts], wanted)
+    kinds = {n: some.layout.schema.field(n).type for _, some in parts for n in some.columns}
     return Opened(
         snapshot=snapshot,
         identity=_identity(snapshot, hidden, wanted.since),
@@ -129,6 +133,7 @@ def open_snapshot(store: Store, snapshot: Snapshot, wanted: Wanted, cache: Shard
         shards=JoinedShards(readers, streams, columns) if chosen else readers[0],
         streams=streams,
         columns=columns,
+        kinds=tuple(kinds[name] for name in columns),
         manifest=manifest,
         taken=hidden.taken,
     )

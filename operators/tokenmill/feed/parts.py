@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tokenmill.feed.blend import Blend, integer_weights
 from tokenmill.feed.files import ShardCache
@@ -157,6 +158,29 @@ def merged_streams(parts: Sequence[OpenedPart]) -> tuple[Stream, ...]:
             )
     columns = zip(*(part.opened.streams for part in parts), strict=True)
     return tuple(_merge(streams, parts) for streams in columns)
+
+
+def merged_columns(parts: Sequence[OpenedPart]) -> dict[str, pa.DataType]:
+    """Return the type of every column that is read: one that holds the values of all parts.
+
+    Raises:
+        JobError: a column is of types that have nothing in common.
+    """
+    opened = [part.opened for part in parts]
+    merged: dict[str, pa.DataType] = {}
+    for i, name in enumerate(opened[0].columns):
+        kinds = [some.kinds[i] for some in opened]
+        try:
+            schemas = [pa.schema([(name, kind)]) for kind in kinds]
+            merged[name] = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            found = ", ".join(
+                f"{kind} in {part.name}" for kind, part in zip(kinds, parts, strict=True)
+            )
+            raise JobError(
+                f"{name!r} is {found}: they have no common batch, leave it out", path="feed.columns"
+            ) from error
+    return merged
 
 
 def _merge(streams: Sequence[Stream], parts: Sequence[OpenedPart]) -> Stream:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from tokenmill.feed.columns import Batch, Values
+from tokenmill.feed.columns import Batch, Chunk, Values, to_numpy
 from tokenmill.feed.draw import Draw
 from tokenmill.feed.lanes import Rows
 from tokenmill.feed.mapped import MappedShards
-from tokenmill.feed.parts import OpenedPart, moved
+from tokenmill.feed.parts import OpenedPart, merged_columns, moved
 from tokenmill.feed.schedule import Place, Span
 from tokenmill.feed.source import Source
 from tokenmill_schemas.tokens import Stream
@@ -35,11 +36,32 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Rows of some steps, of whichever stores.
+
+    What a batch of them looks like depends on the batch alone and not on what was gathered with it:
+    streams whose shapes vary between stores are lists, and columns become numpy arrays a batch at a
+    time, for their type then depends on whether there are nulls.
+    """
+
+    streams: dict[str, Values]
+    columns: dict[str, pa.Array]
+
+    def batch(self, start: int, end: int) -> Batch:
+        """Return the rows from ``start`` to ``end``."""
+        made: Batch = {name: values[start:end] for name, values in self.streams.items()}
+        for name, array in self.columns.items():
+            made[name] = to_numpy(array.slice(start, end - start))
+        return made
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads spans of one rank; threads may share it."""
 
     parts: Sequence[OpenedPart]
     streams: tuple[Stream, ...]
+    columns: dict[str, pa.DataType]
     form: Form
     place: Place
     batch_size: int
@@ -50,7 +72,8 @@ class Reader:
         settings, name = source.settings, source.settings.buckets
         stacked = (s.name for s in source.streams if name and name in (s.name, s.aligned_with))
         form = Form(settings.packing, tuple(stacked), transforms, settings.seed)
-        return cls(source.parts, source.streams, form, place, settings.batch_size)
+        columns = merged_columns(source.parts)
+        return cls(source.parts, source.streams, columns, form, place, settings.batch_size)
 
     def read(self, span: Span) -> list[Batch] | Steps:
         """Return the batches of a span's steps, in order.
@@ -67,8 +90,7 @@ class Reader:
         rows = self._rows(span)
         batches = []
         for i in range(span.steps):
-            part = slice(int(span.bounds[i]), int(span.bounds[i + 1]))
-            batch: Batch = {name: values[part] for name, values in rows.items()}
+            batch = rows.batch(int(span.bounds[i]), int(span.bounds[i + 1]))
             if self.form.packing is not None and span.windows is not None:
                 from tokenmill.feed.packed import collate
 
@@ -95,30 +117,42 @@ class Reader:
     def _moves(self) -> bool:
         return bool(self.parts[0].part.offsets)
 
-    def _gather(self, part: int, rows: Rows, share: int) -> Any:
+    def _gather(self, part: int, rows: Rows, share: int) -> Chunk:
         opened = self.parts[part].opened
         return opened.shards.gather(*opened.plan.locate(rows), share=share)
 
-    def _rows(self, span: Span) -> dict[str, Values]:
-        """Return all rows of a span, of whichever store, as one batch."""
+    def _rows(self, span: Span) -> Gathered:
+        """Return all rows of a span, of whichever store."""
         if span.parts is None:
             return self._part(0, span.rows)
-        where = [np.flatnonzero(span.parts == part) for part in range(len(self.parts))]
-        found = [
-            (places, self._part(part, span.rows[places]))
-            for part, places in enumerate(where)
-            if places.size
-        ]
+        there = np.unique(span.parts).tolist()
+        where = {part: np.flatnonzero(span.parts == part) for part in there}
+        found = [self._part(part, span.rows[places]) for part, places in where.items()]
         if len(found) == 1:
-            return found[0][1]
-        names = found[0][1]
-        return {name: _joined([(w, values[name]) for w, values in found]) for name in names}
+            return found[0]
+        order = np.concatenate(list(where.values()))
+        streams = {
+            stream.name: _laid(order, [some.streams[stream.name] for some in found])
+            for stream in self.streams
+        }
+        back = pa.array(np.argsort(order))
+        columns = {
+            name: pa.concat_arrays([some.columns[name] for some in found]).take(back)
+            for name in self.columns
+        }
+        return Gathered(streams, columns)
 
-    def _part(self, part: int, rows: Rows) -> dict[str, Values]:
-        batch: dict[str, Values] = self._gather(part, rows, len(rows)).batch(0)
-        return self._moved(batch, part)
+    def _part(self, part: int, rows: Rows) -> Gathered:
+        chunk = self._gather(part, rows, len(rows))
+        streams: Batch = {s.name: chunk.streams[s.name][0] for s in self.streams}
+        streams = self._moved(streams, part)
+        for stream in self.streams:
+            if not stream.is_fixed:
+                streams[stream.name] = list(streams[stream.name])
+        columns = {name: chunk.columns[name].cast(kind) for name, kind in self.columns.items()}
+        return Gathered(streams, columns)
 
-    def _moved(self, batch: dict[str, Values], part: int) -> dict[str, Values]:
+    def _moved(self, batch: Batch, part: int) -> Batch:
         offsets = self.parts[part].part.offsets
         for stream in self.streams:
             if stream.kind == "index" and (len(self.parts) > 1 or offsets):
@@ -153,27 +187,15 @@ class Steps:
         return self._make(index)
 
 
-def _joined(parts: Sequence[tuple[Rows, Values]]) -> Values:
-    """Return values of several stores, each to its places."""
-    total = sum(len(where) for where, _ in parts)
-    arrays = [values for _, values in parts]
-    shapes = {a.shape[1:] if isinstance(a, np.ndarray) else None for a in arrays}
-    if None in shapes or len(shapes) > 1:
-        rows: list[Any] = [None] * total
-        for where, values in parts:
-            for place, value in zip(where.tolist(), values, strict=True):
-                rows[place] = value
-        return rows
-    kinds = [a.dtype for a in arrays if isinstance(a, np.ndarray)]
-    kind = kinds[0] if len(set(kinds)) == 1 else _common(kinds)
-    out = np.empty((total, *shapes.pop()), kind)  # type: ignore[misc]  # none is None here
-    for where, values in parts:
-        out[where] = values
-    return out
-
-
-def _common(kinds: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
-    return np.dtype(object) if np.dtype(object) in kinds else np.result_type(*kinds)
+def _laid(order: Rows, parts: Sequence[Values]) -> Values:
+    """Return values of several stores as one: the i-th of them all at place ``order[i]``."""
+    arrays = [values for values in parts if isinstance(values, np.ndarray)]
+    if len(arrays) == len(parts):
+        out = np.empty((len(order), *arrays[0].shape[1:]), arrays[0].dtype)
+        out[order] = np.concatenate(arrays)
+        return out
+    rows = [value for values in parts for value in values]
+    return [rows[i] for i in np.argsort(order).tolist()]
 
 
 def _stacked(values: Values) -> Values:

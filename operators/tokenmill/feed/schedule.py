@@ -7,7 +7,7 @@ bucket. Ranks share it out: rank r of n has the r-th of n equal parts, in order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,11 @@ import numpy.typing as npt
 from tokenmill.feed.blend import Blend
 from tokenmill.feed.carried import CarriedLane, ShiftedLane
 from tokenmill.feed.lanes import Items, Lane, Rows
+
+#: Ends of epochs of a mixture that are kept, for they are searched for.
+KEPT_ENDS = 64
+#: Items that a feed may show: their numbers, and sums of them, fit 63 bits.
+MAX_ITEMS = 2**61
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,16 @@ class Span:
             )
 
 
+def check_step(step: int, step_items: int = 1) -> None:
+    """Check that there may be such a step, of so many items.
+
+    Raises:
+        ValueError: it is negative, or so far away that its items have no number.
+    """
+    if not 0 <= step < MAX_ITEMS // step_items:
+        raise ValueError(f"steps are numbered from 0 to {MAX_ITEMS // step_items - 1}, got {step}")
+
+
 class StepSamples(NamedTuple):
     """The samples of one step's global batch.
 
@@ -95,6 +110,7 @@ class Schedule:
     blend: Blend | None
     batch_size: int
     whole_batches: bool = False
+    _ends: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def step_items(self) -> int:
@@ -105,12 +121,19 @@ class Schedule:
         """Return the steps of so many epochs: until the first store has been shown as often."""
         if self.blend is None:
             return epochs * self.lanes[0].items // self.step_items
+        if epochs not in self._ends:
+            if len(self._ends) >= KEPT_ENDS:
+                self._ends.clear()
+            self._ends[epochs] = self._search_end(epochs)
+        return self._ends[epochs]
+
+    def _search_end(self, epochs: int) -> int:
         low, high = 0, 1
-        while self._within(high, epochs):
+        while self._epoch_of(high - 1) < epochs:
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._within(middle, epochs) else (low, middle)
+            low, high = (middle, high) if self._epoch_of(middle - 1) < epochs else (low, middle)
         return low
 
     def total_steps(self) -> int | None:
@@ -122,15 +145,15 @@ class Schedule:
         lane = self.lanes[0]
         if isinstance(lane, CarriedLane | ShiftedLane):
             return lane.place_of(step * self.batch_size)
-        epoch, within = divmod(step, self.epoch_steps())
-        return epoch, within * self.batch_size
+        epoch = self._epoch_of(step)
+        return epoch, (step - self.epoch_steps(epoch)) * self.batch_size
 
     def step_at(self, epoch: int, position: int) -> int:
         """Return the step that begins with an item of an epoch."""
         lane = self.lanes[0]
         if isinstance(lane, CarriedLane | ShiftedLane):
             return lane.number_of(epoch, position) // self.batch_size
-        return epoch * self.epoch_steps() + position // self.batch_size
+        return self.epoch_steps(epoch) + position // self.batch_size
 
     def end_of(self, epochs: int) -> int:
         """Return the steps of so many epochs, counted from the start of training."""
@@ -159,6 +182,7 @@ class Schedule:
 
     def samples_of(self, step: int) -> StepSamples:
         """Return the samples of a step's global batch."""
+        check_step(step, self.step_items)
         span = self.span(range(step, step + 1), Place(0, 1))
         parts = np.zeros(len(span.rows), np.int64) if span.parts is None else span.parts
         return StepSamples(self.locate(step)[0], span.rows, parts, span.windows)
@@ -173,12 +197,12 @@ class Schedule:
                     found.add(item // self.step_items)
         return sorted(found)
 
-    def _within(self, steps: int, epochs: int) -> bool:
+    def _epoch_of(self, step: int) -> int:
+        """Return the epoch in which a step ends: no store was shown more often by then."""
         if self.blend is None:
-            return steps * self.step_items <= epochs * self.lanes[0].items
-        counts = self.blend.counts(steps * self.step_items)
-        within = all(c <= epochs * lane.items for c, lane in zip(counts, self.lanes, strict=True))
-        return within and steps < 2**60
+            return step // self.epoch_steps()
+        counts = self.blend.counts((step + 1) * self.step_items)
+        return max(-(-c // lane.items) for c, lane in zip(counts, self.lanes, strict=True)) - 1
 
     def _batches(self, steps: range, numbers: Items, part: slice) -> Span:
         lanes, rows, counts = self._draw(numbers)

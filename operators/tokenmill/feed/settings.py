@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 from tokenmill.feed.lanes import Lane, RowLane
 from tokenmill.feed.order import Order, Shuffle
@@ -15,6 +16,7 @@ from tokenmill_schemas.errors import JobError, StoreError
 from tokenmill_schemas.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from tokenmill.feed.follow import Follow
     from tokenmill.feed.packing import Packing
 
 
@@ -31,7 +33,26 @@ class Settings:
     one_view: bool = False
 
 
-def check_settings(settings: Settings, place: Place, *, threads: int, epochs: int | None) -> None:
+def whole(name: str, value: SupportsIndex) -> int:
+    """Return a number as an int that JSON knows; numpy has others.
+
+    Raises:
+        JobError: it is no whole number.
+    """
+    try:
+        return index(value)
+    except TypeError:
+        raise JobError(f"is {value!r}, must be a whole number", path=f"feed.{name}") from None
+
+
+def check_settings(
+    settings: Settings,
+    place: Place,
+    *,
+    threads: int,
+    epochs: int | None,
+    follow: Follow | None = None,
+) -> None:
     """Check what can be checked before anything is opened.
 
     Raises:
@@ -47,10 +68,26 @@ def check_settings(settings: Settings, place: Place, *, threads: int, epochs: in
         raise JobError(f"is {place.rank}, must be in [0, {world})", path="feed.rank")
     if threads < 0 or (epochs is not None and epochs < 0):
         raise JobError("threads and epochs must not be negative", path="feed")
+    if follow is not None and epochs is not None:
+        raise JobError("is not for a store that is still written", path="feed.epochs")
     if settings.packing is not None and settings.buckets:
         raise JobError("packed windows have one shape already", path="feed.buckets")
     if settings.one_view and (settings.packing is not None or settings.buckets):
         raise JobError("is for samples that are neither packed nor bucketed", path="feed.one_view")
+
+
+def check_length(steps: int, epochs: int | None, batch_size: int) -> None:
+    """Check that so many epochs of a mixture, which have ``steps``, are not over at once.
+
+    Raises:
+        JobError: they have no step.
+    """
+    if epochs and not steps:
+        raise JobError(
+            f"is {epochs}, but a batch of {batch_size} shows a store of the mixture more often "
+            "than that: take a smaller batch or more epochs, or set where to stop yourself",
+            path="feed.epochs",
+        )
 
 
 def check_followed(mixture: Mixture, settings: Settings) -> None:
@@ -65,6 +102,7 @@ def check_followed(mixture: Mixture, settings: Settings) -> None:
         ("packing", settings.packing is not None),
         ("buckets", bool(settings.buckets)),
         ("one_view", settings.one_view),
+        ("drop_last=False", not settings.drop_last),
     ):
         if there:
             raise JobError("is not for a store that is still written", path=f"feed.{name}")
@@ -85,12 +123,12 @@ def schedule_of(parts: Sequence[OpenedPart], mixture: Mixture, settings: Setting
         for i, part in enumerate(parts)
     )
     whole = bool(settings.buckets)
-    if single and not whole:
-        lanes = (aligned(lanes[0], settings),)
     blend = None if single else mixture.blend(1 if whole else settings.batch_size)
-    schedule = Schedule(lanes, blend, settings.batch_size, whole)
-    if not schedule.epoch_steps():
-        _raise_too_large(parts, lanes, settings)
+    used = (aligned(lanes[0], settings),) if single and not whole else lanes
+    schedule = Schedule(used, blend, settings.batch_size, whole)
+    # A mixture may have a store that a batch shows more than once.
+    if blend is None and not schedule.epoch_steps():
+        _raise_too_large(parts[0], lanes[0], settings)
     return schedule
 
 
@@ -151,16 +189,10 @@ def _check_shown(part: OpenedPart) -> None:
     raise StoreError(f"snapshot {part.snapshot.number} has {what}{why}", uri=part.store.uri)
 
 
-def _raise_too_large(
-    parts: Sequence[OpenedPart], lanes: Sequence[Lane], settings: Settings
-) -> None:
-    if settings.buckets:
-        what = "no shape of which there are enough samples for a batch"
-    else:
-        items = "windows" if settings.packing else "samples"
-        what = f"{min(lane.items for lane in lanes)} {items}"
-        if len(parts) == 1 and not settings.packing:
-            what = f"{parts[0].opened.plan.rows} samples"
+def _raise_too_large(part: OpenedPart, lane: Lane, settings: Settings) -> None:
+    what = f"{lane.items} windows" if settings.packing else f"{part.opened.plan.rows} samples"
+    if settings.one_view:
+        what += ", of which an epoch shows one of each asset's"
     raise JobError(
         f"is {settings.batch_size}, but the snapshot has {what}: take a smaller batch or "
         "drop_last=False",

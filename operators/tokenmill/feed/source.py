@@ -19,9 +19,9 @@ from tokenmill.feed.parts import (
     open_part,
     open_parts,
 )
-from tokenmill.feed.schedule import Schedule
+from tokenmill.feed.schedule import Schedule, check_step
 from tokenmill.feed.settings import Settings, check_followed, schedule_of
-from tokenmill.feed.state import SNAPSHOT_DIGITS, FeedState, setting_digest
+from tokenmill.feed.state import SNAPSHOT_DIGITS, FeedState, setting_digest, short_names, shortened
 from tokenmill.store import Store
 from tokenmill_schemas.canonical import digest
 from tokenmill_schemas.errors import JobError
@@ -33,8 +33,9 @@ class Source:
     """Opened parts and their schedule.
 
     ``mixture`` has its parts pinned to the versions that were opened: opened again, also in another
-    process, it gives the same. ``parts`` of a followed store grow. ``legs`` and ``base`` are what
-    states keep of versions that an epoch was carried over from, see `FeedState`.
+    process, it gives the same. ``parts`` of a followed store grow. ``facts`` is what the states of
+    all steps have in common. ``legs`` and ``base`` are what states keep of versions that an epoch
+    was carried over from, see `FeedState`.
     """
 
     mixture: Mixture
@@ -43,6 +44,7 @@ class Source:
     parts: Sequence[OpenedPart]
     streams: tuple[Stream, ...]
     schedule: Schedule | FollowSchedule
+    facts: FeedState
     legs: tuple[tuple[int, ...], ...] = ()
     base: tuple[int, ...] = ()
 
@@ -53,38 +55,63 @@ class Source:
 
     def state(self, step: int) -> FeedState:
         """Return the state before a step."""
-        settings, parts = self.settings, self.mixture.parts
-        opened = [part.opened for part in self.parts[: len(parts)]]
-        names = [part.identity for part in opened]
+        check_step(step)
         epoch, position = self.schedule.locate(step)
         base, legs = self._history(epoch)
-        mix = [[part.weight, sorted(part.offsets.items())] for part in parts]
-        return FeedState(
-            snapshot=(names[0] if self.is_single else digest(names))[:SNAPSHOT_DIGITS],
-            number=self.parts[0].snapshot.number,
-            seed=settings.seed,
-            shuffle=settings.shuffle,
-            batch_size=settings.batch_size,
-            drop_last=settings.drop_last,
-            epoch=epoch,
-            position=position,
-            groups=opened[0].groups,
-            mix="" if self.is_single else setting_digest([mix, list(self.mixture.stages)]),
-            where=setting_digest([part.where for part in opened if part.where]),
-            packing=setting_digest(asdict(settings.packing) if settings.packing else None),
-            buckets=settings.buckets,
-            one_view=settings.one_view,
-            follow=self.follow.until if self.follow else "",
-            taken=opened[0].taken,
-            base=base,
-            carried=legs,
-        )
+        return replace(self.facts, epoch=epoch, position=position, base=base, carried=legs)
 
     def _history(self, epoch: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         lane = self.schedule.lanes[0] if isinstance(self.schedule, Schedule) else None
         if isinstance(lane, CarriedLane) and epoch > lane.epoch:
             return (lane.then.start, lane.then.epoch), ()
         return self.base, self.legs
+
+
+def facts_of(
+    mixture: Mixture, settings: Settings, follow: Follow | None, parts: Sequence[OpenedPart]
+) -> FeedState:
+    """Return what the states of all steps have in common: all that the order depends on."""
+    opened = [part.opened for part in parts[: len(mixture.parts)]]
+    identities = [part.identity for part in opened]
+    single = len(mixture.parts) == 1 and not mixture.stages
+    # Epochs of a mixture's stores run on into each other, so nothing is ever left out.
+    drop_last = settings.drop_last or not (single or settings.buckets)
+    return FeedState(
+        snapshot=(identities[0] if single else digest(identities))[:SNAPSHOT_DIGITS],
+        number=parts[0].snapshot.number,
+        seed=settings.seed,
+        shuffle=settings.shuffle,
+        batch_size=settings.batch_size,
+        drop_last=drop_last,
+        epoch=0,
+        position=0,
+        groups=_groups([part.groups for part in opened]),
+        mix="" if single else _mix(mixture),
+        where=setting_digest(_unless_empty([part.where for part in opened])),
+        packing=setting_digest(asdict(settings.packing) if settings.packing else None),
+        buckets=shortened(settings.buckets),
+        one_view=settings.one_view,
+        follow=shortened(follow.until) if follow else "",
+        taken=opened[0].taken,
+    )
+
+
+def _mix(mixture: Mixture) -> str:
+    """Return the digest of shares, stages and offsets, however they were written."""
+    stages = [[start, list(weights)] for start, weights in mixture.blend(1).stages]
+    offsets = [sorted((k, v) for k, v in part.offsets.items() if v) for part in mixture.parts]
+    return setting_digest([stages, offsets])
+
+
+def _groups(groups: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the names of column groups; of a mixture, those that are read of each store."""
+    if len(set(groups)) == 1:
+        return short_names(groups[0])
+    return short_names(tuple(f"{i}/{name}" for i, some in enumerate(groups) for name in some))
+
+
+def _unless_empty(texts: Sequence[str]) -> Sequence[str]:
+    return texts if any(texts) else ()
 
 
 def mixture_of(source: Store | str | Mixture, *, ref: Ref, since: Ref, where: str) -> Mixture:
@@ -102,29 +129,33 @@ def mixture_of(source: Store | str | Mixture, *, ref: Ref, since: Ref, where: st
 
 
 def open_source(
-    mixture: Mixture, reading: Reading, settings: Settings, *, cache: ShardCache
+    mixture: Mixture,
+    reading: Reading,
+    settings: Settings,
+    *,
+    follow: Follow | None,
+    cache: ShardCache,
 ) -> Source:
-    """Open all parts of a mixture.
+    """Open all parts of a mixture, or a store that is followed.
 
     Raises:
         JobError: a setting is impossible; names it.
         FingerprintError: a part has tokens of another fingerprint.
         StoreError: there is no such store or snapshot, or it shows no samples.
     """
+    if follow is not None:
+        return _followed(mixture, follow, reading, settings, cache=cache)
     parts, streams = open_parts(mixture, reading, cache)
     mixture = replace(mixture, parts=tuple(part.part for part in parts))
     schedule = schedule_of(parts, mixture, settings)
-    return Source(mixture, settings, None, parts, streams, schedule)
+    facts = facts_of(mixture, settings, None, parts)
+    return Source(mixture, settings, None, parts, streams, schedule, facts)
 
 
-def follow_source(
+def _followed(
     mixture: Mixture, follow: Follow, reading: Reading, settings: Settings, *, cache: ShardCache
 ) -> Source:
-    """Open a store that is still written, see `tokenmill.feed.follow`.
-
-    Raises:
-        JobError, FingerprintError, StoreError: as `open_source`.
-    """
+    """Open a store that is still written, see `tokenmill.feed.follow`."""
     check_followed(mixture, settings)
     opening = partial(open_part, reading=reading, cache=cache)
     chapters = Chapters(opening, mixture.parts[0], follow)
@@ -132,4 +163,5 @@ def follow_source(
     mixture = replace(mixture, parts=(chapters.parts[0].part,))
     schedule = FollowSchedule(chapters, settings.batch_size, settings.seed, settings.shuffle)
     streams = merged_streams(chapters.parts)
-    return Source(mixture, settings, follow, chapters.parts, streams, schedule)
+    facts = facts_of(mixture, settings, follow, chapters.parts)
+    return Source(mixture, settings, follow, chapters.parts, streams, schedule, facts)

@@ -26,6 +26,10 @@ _ORDER = (
 #: Hex digits kept of what tells snapshots apart, and of what tells settings apart.
 SNAPSHOT_DIGITS = 32
 SETTING_DIGITS = 8
+#: Characters of names that are kept.
+NAME_LENGTH = 24
+#: Bytes that a state has less than, as JSON.
+MAX_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,19 @@ def setting_digest(value: Any) -> str:
     return digest(value)[:SETTING_DIGITS] if value else ""
 
 
+def shortened(text: str) -> str:
+    """Return what a state keeps of a name, or of several: the begin and a digest of long ones."""
+    if len(text) <= NAME_LENGTH:
+        return text
+    return f"{text[: NAME_LENGTH - SETTING_DIGITS - 1]}~{digest(text)[:SETTING_DIGITS]}"
+
+
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a state keeps of several names: one text of them if they are long."""
+    joined = ", ".join(names)
+    return names if len(joined) <= NAME_LENGTH else (shortened(joined),)
+
+
 def state_from_json(value: Mapping[str, Any]) -> FeedState:
     """Return the state that `FeedState.to_json` wrote, in this format or an older one.
 
@@ -96,7 +113,8 @@ def state_from_json(value: Mapping[str, Any]) -> FeedState:
             path="state.format",
         )
     state: FeedState = build(FeedState, value, path="state")
-    return replace(state, snapshot=state.snapshot[:SNAPSHOT_DIGITS], format=STATE_FORMAT)
+    kept = state.snapshot[:SNAPSHOT_DIGITS], short_names(state.groups)
+    return replace(state, snapshot=kept[0], groups=kept[1], format=STATE_FORMAT)
 
 
 def check_state(state: FeedState, now: FeedState, *, uri: str) -> None:

@@ -11,7 +11,7 @@ from tokenmill.feed.follow import FollowSchedule
 from tokenmill.feed.opening import row_bytes
 from tokenmill.feed.prefetch import prefetch
 from tokenmill.feed.reading import Reader, Steps
-from tokenmill.feed.schedule import Span
+from tokenmill.feed.schedule import Span, check_step
 from tokenmill.feed.source import Source
 
 #: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few
@@ -37,7 +37,11 @@ class Stepper:
 
         Raises:
             CorruptShardError: a shard is missing or not what was committed.
+            ValueError: there is no such step.
         """
+        check_step(first)
+        if stride < 1:
+            raise ValueError(f"stride must be positive, got {stride}")
         schedule, step = self._source.schedule, first
         if not isinstance(schedule, FollowSchedule):
             yield from self._read_ahead(first, stride, end)
