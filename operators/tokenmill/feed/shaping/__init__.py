@@ -6,7 +6,7 @@ are named after the stream: ``"image.order"``. Beneath them are functions of arr
 of the families:
 
 ========== =========================================================================================
-flatten    `Flatten`, `Part`: several streams, residual depth, product codes, text, specials, EOL
+flatten    `Flatten`, `Piece`: several streams, residual depth, product codes, text, specials, EOL
 select     `Take`, `MapIds`: parts of a stream, ids looked up
 positions  `Positions`: grid coordinates, starts of windows
 orders     `Reorder`, `RandomOrder`, `Restore`: raster, near-to-far, random, reversed, curves
@@ -29,7 +29,7 @@ sets       `ShuffleSet`, `SortSet`, `ScaleCoords`, `JoinPoints`: sets and sparse
 from tokenmill.feed.shaping.bits import GroupBits, Signs, SplitIds
 from tokenmill.feed.shaping.correction import SelfCorrection
 from tokenmill.feed.shaping.dropout import ChooseCaption, DropCondition
-from tokenmill.feed.shaping.flatten import Flatten, Part
+from tokenmill.feed.shaping.flatten import Flatten, Piece
 from tokenmill.feed.shaping.implicit import fsq_codebook, lfq_codebook
 from tokenmill.feed.shaping.latents import QuantiseChannels, Standardise, ToLatent
 from tokenmill.feed.shaping.masking import MAGE, MAR, MaskTokens, Schedule, TruncatedNormal
@@ -60,9 +60,9 @@ __all__ = [
     "MergeWindows",
     "OneView",
     "Pad",
-    "Part",
     "Perturb",
     "Phi",
+    "Piece",
     "Positions",
     "QuantiseChannels",
     "RandomOrder",

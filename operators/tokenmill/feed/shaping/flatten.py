@@ -1,7 +1,7 @@
 """One sequence of ids out of streams: offsets, residual depth, product codes, specials, EOL rows.
 
 The vocabulary of the sequence is laid out as: the text model's ids, then special ids, then each
-part's sizes and books, one after the other. `Flatten.vocab_size` is the embedding table's size.
+piece's sizes and books, one after the other. `Flatten.vocab_size` is the embedding table's size.
 
 Residual depth and product codes as ids of their own follow RQ-Transformer (Lee et al.,
 arXiv:2203.01941); ids beside a text vocabulary with begin and end of image, Chameleon
@@ -31,7 +31,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Piece:
     """One stream's place in a sequence.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
         shared: all depths use one vocabulary (`vocab_sizes` then has one entry); otherwise each
             has its own.
         begin, end, row_end, frame_end: names of `Flatten.specials` to put before and after the
-            part, after each row (the last grid axis) and after each frame (the two last ones).
+            piece, after each row (the last grid axis) and after each frame (the two last ones).
         sizes: if positive, the grid's sizes come first, as ids of a vocabulary of ``1..sizes``.
         headers: ids to put first for a grid, as the text model writes its size (Emu3's "h*w").
     """
@@ -75,8 +75,8 @@ class Part:
             raise problem(f"{self.name!r}: either sizes or headers")
 
     @classmethod
-    def of(cls, stream: Stream, **settings: Any) -> Part:
-        """Return the part of a stream as its spec describes it; ``settings`` are the fields above.
+    def of(cls, stream: Stream, **settings: Any) -> Piece:
+        """Return the piece of a stream as its spec describes it; ``settings`` are the fields above.
 
         Raises:
             JobError: it is not a stream of ids.
@@ -116,22 +116,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Flatten:
-    """Writes parts one after the other, or position by position, into one sequence of ids.
+    """Writes pieces one after the other, or position by position, into one sequence of ids.
 
     Papers: RQ-Transformer (arXiv:2203.01941) for depth, Chameleon (arXiv:2405.09818) for ids among
     words, Emu3 (arXiv:2409.18869) for rows and sizes, MusicGen (arXiv:2306.05284) for patterns.
     Gives ``into``: int64[B, L], or a list of int64[L] where shapes vary. The streams stay.
 
     Attributes:
-        parts: what is written, in order.
+        pieces: what is written, in order.
         into: name of the sequence.
         text_vocab: ids below it are the text model's (an offset, in other words).
         specials: names of special ids, which get the ids after the text's.
         begin, end: names of specials before and after everything.
-        interleave: parts have one grid, and all parts' ids of a position stand together.
+        interleave: pieces have one grid, and all pieces' ids of a position stand together.
     """
 
-    parts: tuple[Part, ...]
+    pieces: tuple[Piece, ...]
     into: str = "tokens"
     text_vocab: int = 0
     specials: tuple[str, ...] = ()
@@ -140,20 +140,20 @@ class Flatten:
     interleave: bool = False
 
     def __post_init__(self) -> None:
-        if not self.parts:
-            raise problem("a sequence needs at least one part")
+        if not self.pieces:
+            raise problem("a sequence needs at least one piece")
         used = {self.begin, self.end}
-        for part in self.parts:
-            used |= {part.begin, part.end, part.row_end, part.frame_end}
+        for piece in self.pieces:
+            used |= {piece.begin, piece.end, piece.row_end, piece.frame_end}
         if unknown := used - {"", *self.specials}:
             raise problem(f"{sorted(unknown)} are not among the specials {list(self.specials)}")
-        if self.interleave and any(_has_marks(part) for part in self.parts):
-            raise problem("interleaved parts have no marks of their own; use begin and end of all")
+        if self.interleave and any(_has_marks(piece) for piece in self.pieces):
+            raise problem("interleaved pieces have no marks of their own; use begin and end of all")
 
     @classmethod
     def of(cls, streams: tuple[Stream, ...], **settings: Any) -> Flatten:
         """Return the flattening of whole streams; ``settings`` are the fields above."""
-        return cls(tuple(Part.of(stream) for stream in streams), **settings)
+        return cls(tuple(Piece.of(stream) for stream in streams), **settings)
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -162,12 +162,12 @@ class Flatten:
 
     @property
     def offsets(self) -> tuple[tuple[int, ...], ...]:
-        """First id of the vocabulary of each id of a position, for each part."""
+        """First id of the vocabulary of each id of a position, for each piece."""
         return _offsets(self)[0]
 
     @property
     def size_offsets(self) -> tuple[int, ...]:
-        """First id of each part's vocabulary of sizes."""
+        """First id of each piece's vocabulary of sizes."""
         return _offsets(self)[1]
 
     @property
@@ -176,7 +176,7 @@ class Flatten:
         return _offsets(self)[2]
 
     def length(self, *shapes: tuple[int, ...]) -> int:
-        """Return the length of the sequence for one sample's shapes, a shape for each part."""
+        """Return the length of the sequence for one sample's shapes, a shape for each piece."""
         return len(_layout(self, shapes).source)
 
     def __call__(self, batch: Batch, draw: Draw) -> Batch:
@@ -186,7 +186,7 @@ class Flatten:
             JobError: a stream is missing or has another number of axes; says which.
         """
         del draw
-        columns = [values_of(batch, part.name) for part in self.parts]
+        columns = [values_of(batch, piece.name) for piece in self.pieces]
         return {**batch, self.into: self._flatten(columns)}
 
     def _flatten(self, columns: list[Values]) -> Values:
@@ -196,79 +196,79 @@ class Flatten:
         return self.join([np.asarray(column) for column in columns])
 
     def join(self, arrays: list[Array]) -> Ids:
-        """Return the sequences int64[B, L] of parts' ids ``[B, *shape]``."""
+        """Return the sequences int64[B, L] of pieces' ids ``[B, *shape]``."""
         layout = _layout(self, tuple(array.shape[1:] for array in arrays))
         flat = np.concatenate([as_ids(a).reshape(len(a), -1) for a in arrays], axis=1)
         return layout.write(flat)
 
     def unflatten(self, tokens: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Ids]:
-        """Return the parts of sequences ``[B, L]``: int64[B, *shape] each, as in sampling.
+        """Return the pieces of sequences ``[B, L]``: int64[B, *shape] each, as in sampling.
 
         Special ids and headers are skipped, not checked.
 
         Raises:
             JobError: the length is not that of the shapes, or an id is not one of its place.
         """
-        ordered = tuple(tuple(shapes[part.name]) for part in self.parts)
+        ordered = tuple(tuple(shapes[piece.name]) for piece in self.pieces)
         layout = _layout(self, ordered)
         flat = layout.read(as_ids(tokens))
         ends = np.cumsum([int(np.prod(shape)) for shape in ordered])[:-1]
-        pieces = np.split(flat, ends, axis=1)
-        named = zip(self.parts, ordered, pieces, strict=True)
-        return {part.name: piece.reshape(-1, *shape) for part, shape, piece in named}
+        arrays = np.split(flat, ends, axis=1)
+        named = zip(self.pieces, ordered, arrays, strict=True)
+        return {piece.name: array.reshape(-1, *shape) for piece, shape, array in named}
 
 
-def _has_marks(part: Part) -> bool:
-    marks = part.begin or part.end or part.row_end or part.frame_end
-    return bool(marks or part.sizes or part.headers)
+def _has_marks(piece: Piece) -> bool:
+    marks = piece.begin or piece.end or piece.row_end or piece.frame_end
+    return bool(marks or piece.sizes or piece.headers)
 
 
 @lru_cache(maxsize=256)
 def _offsets(flatten: Flatten) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...], int]:
     at = flatten.text_vocab + len(flatten.specials)
     offsets, sizes = [], []
-    for part in flatten.parts:
+    for piece in flatten.pieces:
         sizes.append(at)
-        at += part.sizes
-        books = part.books
-        starts = [0 if part.shared else sum(books[:i]) for i in range(len(books))]
+        at += piece.sizes
+        books = piece.books
+        starts = [0 if piece.shared else sum(books[:i]) for i in range(len(books))]
         offsets.append(tuple(at + start for start in starts))
-        at += part.vocab_size
+        at += piece.vocab_size
     return tuple(offsets), tuple(sizes), at
 
 
 @lru_cache(maxsize=256)
 def _layout(flatten: Flatten, shapes: Shapes) -> Layout:
     """Return where every id of the sequence comes from, for one sample's shapes."""
-    first, pieces = 0, []
+    first, layouts = 0, []
     for index, shape in enumerate(shapes):
-        pieces.append(_piece(flatten, index, shape, first))
+        layouts.append(_piece(flatten, index, shape, first))
         first += int(np.prod(shape))
     if flatten.interleave:
-        joined = interleaved(pieces, _positions(flatten, shapes))
+        joined = interleaved(layouts, _positions(flatten, shapes))
     else:
-        joined = one_after_another(pieces)
+        joined = one_after_another(layouts)
     ids = flatten.special_ids
     return joined.between(_ids(ids, flatten.begin), _ids(ids, flatten.end))
 
 
 def _piece(flatten: Flatten, index: int, shape: tuple[int, ...], first: int) -> Layout:
-    part, ids = flatten.parts[index], flatten.special_ids
-    grid = part.grid(shape)
-    body = Grid(grid, flatten.offsets[index], part.books, first)
-    rows, frames = _ids(ids, part.row_end), _ids(ids, part.frame_end)
-    if part.order == "depth_major":
+    piece, ids = flatten.pieces[index], flatten.special_ids
+    grid = piece.grid(shape)
+    body = Grid(grid, flatten.offsets[index], piece.books, first)
+    rows, frames = _ids(ids, piece.row_end), _ids(ids, piece.frame_end)
+    if piece.order == "depth_major":
         layout = body.depth_major()
     else:
         layout = body.position_major(row_end=rows, frame_end=frames)
-    head = chain(_ids(ids, part.begin), _header(part, grid, flatten.size_offsets[index]))
-    return layout.between(tuple(head), _ids(ids, part.end))
+    head = chain(_ids(ids, piece.begin), _header(piece, grid, flatten.size_offsets[index]))
+    return layout.between(tuple(head), _ids(ids, piece.end))
 
 
 def _positions(flatten: Flatten, shapes: Shapes) -> int:
-    found = {int(np.prod(p.grid(s))) for p, s in zip(flatten.parts, shapes, strict=True)}
+    found = {int(np.prod(p.grid(s))) for p, s in zip(flatten.pieces, shapes, strict=True)}
     if len(found) != 1:
-        raise problem(f"interleaved parts need the same number of positions, got {sorted(found)}")
+        raise problem(f"interleaved pieces need the same number of positions, got {sorted(found)}")
     return found.pop()
 
 
@@ -276,14 +276,14 @@ def _ids(special_ids: dict[str, int], name: str) -> tuple[int, ...]:
     return (special_ids[name],) if name else ()
 
 
-def _header(part: Part, grid: tuple[int, ...], offset: int) -> tuple[int, ...]:
-    if part.sizes:
-        if max(grid) > part.sizes or min(grid) < 1:
-            raise problem(f"{part.name!r} has grid {grid}; sizes goes up to {part.sizes}")
+def _header(piece: Piece, grid: tuple[int, ...], offset: int) -> tuple[int, ...]:
+    if piece.sizes:
+        if max(grid) > piece.sizes or min(grid) < 1:
+            raise problem(f"{piece.name!r} has grid {grid}; sizes goes up to {piece.sizes}")
         return tuple(offset + size - 1 for size in grid)
-    if not part.headers:
+    if not piece.headers:
         return ()
-    for known, ids in part.headers:
+    for known, ids in piece.headers:
         if known == grid:
             return ids
-    raise problem(f"{part.name!r} has grid {grid}, for which headers has no ids")
+    raise problem(f"{piece.name!r} has grid {grid}, for which headers has no ids")

@@ -22,7 +22,7 @@ from tokenmill.feed.shaping import (
     MaskTokens,
     OneView,
     Pad,
-    Part,
+    Piece,
     RandomOrder,
     Reorder,
     ShuffleSet,
@@ -201,7 +201,7 @@ def test_selftok_is_read_backwards(n: int) -> None:
 def test_seed_stands_among_words() -> None:
     """SEED-2: 32 of 8192 behind a text vocabulary of 32000, between its begin and end."""
     stream = ids("image", 32, vocab=8192)
-    part = Part.of(stream, begin="boi", end="eoi")
+    part = Piece.of(stream, begin="boi", end="eoi")
     flatten = Flatten((part,), text_vocab=32000, specials=("boi", "eoi"))
     batch = stored(stream)
     row = stated(shaped(batch, flatten), "tokens", "int64", ROWS, 34)
@@ -229,7 +229,7 @@ def test_slottok_is_flattened_slot_by_slot() -> None:
 def test_lavit_is_ragged_from_32002() -> None:
     """LaVIT: up to 256 of 16384, from id 32002 on; padded with a mask."""
     batch = {"image": ragged(16384, 61, 256, 17, 90)}
-    flatten = Flatten((Part("image", (16384,)),), into="image", text_vocab=32002)
+    flatten = Flatten((Piece("image", (16384,)),), into="image", text_vocab=32002)
     found = shaped(batch, flatten, Pad("image", 256, pad=0))
     row = stated(found, "image", "int64", ROWS, 256)
     mask = stated(found, "image.mask", "bool", ROWS, 256)

@@ -21,8 +21,8 @@ from tokenmill.feed.shaping import (
     MergeWindows,
     OneView,
     Pad,
-    Part,
     Perturb,
+    Piece,
     Positions,
     QuantiseChannels,
     RandomOrder,
@@ -152,7 +152,7 @@ def test_tokenflow_sums_two_codebooks(sides: tuple[int, ...], n: int) -> None:
 def test_dualtoken_has_two_residual_branches(side: int, depth: int) -> None:
     """DualToken: semantic and pixel codes of one grid, 8 (4) deep each, for a depth transformer."""
     streams = [ids(n, side, side, depth, vocab=16384, depth=True) for n in ("semantic", "pixel")]
-    parts = tuple(Part.of(stream, shared=True) for stream in streams)
+    parts = tuple(Piece.of(stream, shared=True) for stream in streams)
     flatten = Flatten(parts, interleave=True)
     batch = stored(*streams)
     row = stated(shaped(batch, flatten), "tokens", "int64", ROWS, side**2 * 2 * depth).reshape(
@@ -184,7 +184,7 @@ def test_dualvitok_writes_two_grids_with_their_sizes(semantic: int, pixel: int) 
         ids("semantic", semantic, semantic, vocab=32768),
         ids("pixel", pixel, pixel, vocab=98304),
     )
-    parts = tuple(Part.of(stream, sizes=64, row_end="eol") for stream in streams)
+    parts = tuple(Piece.of(stream, sizes=64, row_end="eol") for stream in streams)
     flatten = Flatten(parts, specials=("boi", "eol", "eoi"), begin="boi", end="eoi")
     batch = stored(*streams)
     stated(batch, "pixel", "uint32", ROWS, pixel, pixel)
@@ -273,7 +273,7 @@ def test_xq_gan_and_robusttok() -> None:
 def test_evotok_splits_its_depth() -> None:
     """EvoTok: 256 x 16; the first four of a position draw pixels, all tell the meaning."""
     stream = ids("image", 16, 16, 16, vocab=(32768,) * 16, depth=True)
-    pixel = Part("pixel", (32768,) * 4, 4)
+    pixel = Piece("pixel", (32768,) * 4, 4)
     flatten = Flatten((pixel,))
     batch = stored(stream)
     found = shaped(batch, Take("image", "pixel", 0, 4), flatten)
@@ -300,7 +300,7 @@ def test_emu3_writes_rows_behind_a_size() -> None:
     stream = ids("image", 90, 90, vocab=32768)
     names = ("boi", "img", "eol", "eof", "eoi")
     size = (24, 15, 9, 24, 15)  # what a text model calls "90*90"
-    part = Part.of(stream, row_end="eol", headers=(((90, 90), size),))
+    part = Piece.of(stream, row_end="eol", headers=(((90, 90), size),))
     flatten = Flatten((part,), text_vocab=151643, specials=names, begin="boi", end="eoi")
     batch = stored(stream)
     row = stated(shaped(batch, flatten), "tokens", "int64", ROWS, 1 + 5 + 90 * 91 + 1)
@@ -327,7 +327,7 @@ def test_glm_image_has_size_tags_and_any_grid() -> None:
     grids: Batch = {
         "image": [np.zeros((h, w), np.uint16) for h, w in ((4, 6), (6, 4), (5, 5), (2, 8))]
     }
-    flatten = Flatten((Part("image", (16384,), sizes=128),), into="tokens")
+    flatten = Flatten((Piece("image", (16384,), sizes=128),), into="tokens")
     found = shaped(grids, flatten, Pad("tokens", 32))
     row = stated(found, "tokens", "int64", ROWS, 32)
     assert stated(found, "tokens.length", "int64", ROWS).tolist() == [26, 26, 27, 18]

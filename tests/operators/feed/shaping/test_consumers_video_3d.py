@@ -15,7 +15,7 @@ from tokenmill.feed.shaping import (
     JoinPoints,
     MaskTokens,
     Pad,
-    Part,
+    Piece,
     Positions,
     ScaleCoords,
     SeparateBlocks,
@@ -81,7 +81,7 @@ def test_open_magvit2_video_splits_nine_and_nine_bits() -> None:
 def test_emu3_video_states_its_size() -> None:
     """Emu3: groups of 4 frames of any size, of 32768; sizes, rows and frames are marked."""
     grids: Batch = {"video": [np.zeros((t, 4, 6), np.uint16) for t in (1, 2, 3, 1)]}
-    part = Part("video", (32768,), row_end="eol", frame_end="eof", sizes=128)
+    part = Piece("video", (32768,), row_end="eol", frame_end="eof", sizes=128)
     flatten = Flatten((part,), specials=("boi", "eol", "eof", "eoi"), begin="boi", end="eoi")
     found = shaped(grids, flatten, Pad("tokens", 96, pad=flatten.vocab_size))
     stated(found, "tokens", "int64", ROWS, 96)
@@ -104,7 +104,7 @@ def test_atoken_has_coordinates_and_eight_ids() -> None:
     mask = stated(found, "asset.mask", "bool", ROWS, 10)
     np.testing.assert_array_equal(mask, found["coords.mask"])
     assert np.abs(where).max() < 1
-    flatten = Flatten((Part("asset", (4096,), 8),))
+    flatten = Flatten((Piece("asset", (4096,), 8),))
     rows = shaped(batch, flatten)["tokens"]
     assert [len(row) for row in rows] == [8 * n for n in sizes]
     assert flatten.vocab_size == 32768
@@ -180,7 +180,7 @@ def test_video_latents_use_their_statistics(name: str) -> None:
 def test_shapellm_ids_are_words() -> None:
     """ShapeLLM-Omni: 1024 of 8192 behind a text vocabulary, between begin and end."""
     stream = ids("shape", 1024, vocab=8192)
-    part = Part.of(stream, begin="mesh-start", end="mesh-end")
+    part = Piece.of(stream, begin="mesh-start", end="mesh-end")
     flatten = Flatten((part,), text_vocab=152064, specials=("mesh-start", "mesh-end"))
     row = stated(shaped(stored(stream), flatten), "tokens", "int64", ROWS, 1026)
     assert flatten.vocab_size == 152064 + 2 + 8192
@@ -258,7 +258,7 @@ STRIPS = {
 def test_strips_restart_and_are_cut_there(name: str) -> None:
     """AMT / BPT / DeepMesh: ids behind the language model's own; cut before a restart."""
     vocab, specials, size, restart = STRIPS[name]
-    flatten = Flatten((Part("mesh", (vocab,)),), into="mesh", specials=specials, end="eos")
+    flatten = Flatten((Piece("mesh", (vocab,)),), into="mesh", specials=specials, end="eos")
     assert flatten.vocab_size == size
     row = np.concatenate(
         [np.arange(9) + 1, [restart], np.arange(12) + 1, [restart], np.arange(6) + 1]
@@ -275,7 +275,7 @@ def test_strips_restart_and_are_cut_there(name: str) -> None:
 def test_edgerunner_walks_have_operations_and_coordinates() -> None:
     """EdgeRunner: L, R, BOM and 512 bins behind pad, bos and eos: 518; cut before a BOM."""
     flatten = Flatten(
-        (Part("mesh", (3 + 512,)),),
+        (Piece("mesh", (3 + 512,)),),
         into="mesh",
         specials=("pad", "bos", "eos"),
         begin="bos",
@@ -308,7 +308,7 @@ def test_meshgpt_has_six_ids_a_face() -> None:
     """meshgpt: faces x three vertices x two residual ids of 16384, flattened and cut by faces."""
     batch: Batch = {"mesh": [a.reshape(-1, 3, 2) for a in ragged(16384, 6 * 4, 6 * 9, 6, 6 * 2)]}
     flatten = Flatten(
-        (Part("mesh", (16384,), 2, shared=True),), into="mesh", specials=("eos",), end="eos"
+        (Piece("mesh", (16384,), 2, shared=True),), into="mesh", specials=("eos",), end="eos"
     )
     found = shaped(batch, flatten, Pad("mesh", 40, pad=-1, unit=6))
     row = stated(found, "mesh", "int64", ROWS, 40)
@@ -326,7 +326,7 @@ def test_sar3d_has_three_planes_of_scales() -> None:
     found = shaped(batch, TeacherInput.of(stream, {"shape": codes}))
     stated(found, "shape", "uint16", 2, 3, 680)
     stated(found, "shape.teacher", "float32", 2, 3, 679, 8)
-    flatten = Flatten((Part("shape", (16384,)),))
+    flatten = Flatten((Piece("shape", (16384,)),))
     row = stated(shaped(batch, flatten), "tokens", "int64", 2, 2040)
     np.testing.assert_array_equal(row, raster_of(batch, "shape"))
 

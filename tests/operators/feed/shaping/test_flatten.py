@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tokenmill.feed.columns import Batch
 from tokenmill.feed.draw import Draw
-from tokenmill.feed.shaping import Flatten, Part
+from tokenmill.feed.shaping import Flatten, Piece
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream
 
@@ -30,7 +30,7 @@ def tokens(flatten: Flatten, **streams: Any) -> list[Any]:
 def test_offsets_follow_one_another() -> None:
     """Text, specials, then each part's sizes and books."""
     flatten = Flatten(
-        (Part("a", (10,), sizes=4), Part("b", (20, 30), depth=2), Part("c", (5,), depth=3)),
+        (Piece("a", (10,), sizes=4), Piece("b", (20, 30), depth=2), Piece("c", (5,), depth=3)),
         text_vocab=100,
         specials=("boi", "eoi"),
     )
@@ -43,18 +43,18 @@ def test_offsets_follow_one_another() -> None:
 def test_residual_depth_both_ways() -> None:
     """Position-major keeps a position's ids together, depth-major a depth's positions."""
     ids = [[0, 1], [2, 3], [4, 5]]
-    own = Flatten((Part("a", (8,), depth=2),))
+    own = Flatten((Piece("a", (8,), depth=2),))
     assert tokens(own, a=ids) == [0, 9, 2, 11, 4, 13]
     assert own.vocab_size == 16
-    depth_first = Flatten((Part("a", (8,), depth=2, order="depth_major"),))
+    depth_first = Flatten((Piece("a", (8,), depth=2, order="depth_major"),))
     assert tokens(depth_first, a=ids) == [0, 2, 4, 9, 11, 13]
-    shared = Flatten((Part("a", (8,), depth=2, shared=True),))
+    shared = Flatten((Piece("a", (8,), depth=2, shared=True),))
     assert (tokens(shared, a=ids), shared.vocab_size) == ([0, 1, 2, 3, 4, 5], 8)
 
 
 def test_rows_frames_begin_end_and_sizes() -> None:
     """A clip of two frames of 2 x 3: header, rows, frames, begin and end."""
-    part = Part("v", (50,), begin="boi", end="eoi", row_end="eol", frame_end="eof", sizes=8)
+    part = Piece("v", (50,), begin="boi", end="eoi", row_end="eol", frame_end="eof", sizes=8)
     flatten = Flatten(
         (part,), specials=("bos", "boi", "eoi", "eol", "eof", "eos"), begin="bos", end="eos"
     )
@@ -72,7 +72,7 @@ def test_rows_frames_begin_end_and_sizes() -> None:
 
 def test_a_header_of_the_text_model_is_put_for_its_grid() -> None:
     """As Emu3 writes "2*3" in ids of its text vocabulary; another grid has none."""
-    part = Part("v", (50,), headers=(((2, 3), (7, 1, 9)),))
+    part = Piece("v", (50,), headers=(((2, 3), (7, 1, 9)),))
     flatten = Flatten((part,), text_vocab=10)
     assert tokens(flatten, v=np.zeros((2, 3), int)) == [7, 1, 9, *[10] * 6]
     with pytest.raises(JobError, match=r"grid \(3, 2\), for which headers has no ids"):
@@ -81,7 +81,7 @@ def test_a_header_of_the_text_model_is_put_for_its_grid() -> None:
 
 def test_two_codebooks_after_each_other_and_interleaved() -> None:
     """Hita puts one after the other; FQGAN's positions hold an id of each."""
-    parts = (Part("a", (10,)), Part("b", (20,)))
+    parts = (Piece("a", (10,)), Piece("b", (20,)))
     assert tokens(Flatten(parts), a=[1, 2], b=[3, 4]) == [1, 2, 13, 14]
     assert tokens(Flatten(parts, interleave=True), a=[1, 2], b=[3, 4]) == [1, 13, 2, 14]
     with pytest.raises(JobError, match=r"same number of positions, got \[1, 2\]"):
@@ -90,7 +90,7 @@ def test_two_codebooks_after_each_other_and_interleaved() -> None:
 
 def test_varying_shapes_become_a_list() -> None:
     """Each sample has the layout of its own grid."""
-    flatten = Flatten((Part("a", (10,), row_end="eol"),), specials=("eol",))
+    flatten = Flatten((Piece("a", (10,), row_end="eol"),), specials=("eol",))
     grids = [np.zeros((1, 2), np.uint8), np.zeros((2, 1), np.uint8)]
     found = flatten({"a": grids}, DRAW)["tokens"]
     assert [row.tolist() for row in found] == [[1, 1, 0], [1, 0, 1, 0]]
@@ -102,10 +102,10 @@ def test_parts_are_told_from_specs() -> None:
     product = Stream("b", "index", (Axis("n", 4), Axis("coord", 3)), (2, 3, 4))
     plain = Stream("c", "index", (Axis("h"), Axis("w")), (9,))
     flatten = Flatten.of((residual, product, plain))
-    assert [part.depth for part in flatten.parts] == [2, 3, 0]
+    assert [part.depth for part in flatten.pieces] == [2, 3, 0]
     assert flatten.vocab_size == 2 * 16 + 9 + 9
     with pytest.raises(JobError, match="not of ids"):
-        Part.of(Stream("z", "float", (Axis("n", 4),), channels=2, dtype="float32"))
+        Piece.of(Stream("z", "float", (Axis("n", 4),), channels=2, dtype="float32"))
 
 
 @settings(max_examples=40, deadline=None)
@@ -124,8 +124,8 @@ def test_unflatten_is_the_inverse(
         {} if depth and order == "depth_major" else {"row_end": "eol", "frame_end": "eof"}
     )
     parts = (
-        Part("a", (7,), depth=depth, shared=shared, order=order, begin="boi", **marks),
-        Part("b", (11,)),
+        Piece("a", (7,), depth=depth, shared=shared, order=order, begin="boi", **marks),
+        Piece("b", (11,)),
     )
     flatten = Flatten(parts, text_vocab=text, specials=("boi", "eol", "eof"), end="boi")
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def test_unflatten_is_the_inverse(
 
 def test_a_sampled_id_out_of_place_is_refused() -> None:
     """A model that predicts a word within a picture has drawn no picture."""
-    flatten = Flatten((Part("a", (10,)),), text_vocab=5)
+    flatten = Flatten((Piece("a", (10,)),), text_vocab=5)
     with pytest.raises(JobError, match="does not belong"):
         flatten.unflatten(np.array([[5, 4]]), {"a": (2,)})
     with pytest.raises(JobError, match=r"\[B, 2\]"):
@@ -150,14 +150,14 @@ def test_a_sampled_id_out_of_place_is_refused() -> None:
 
 
 BAD = [
-    (lambda: Part("a", (0,)), "positive"),
-    (lambda: Part("a", (3, 4)), "2 vocabularies for 0 ids"),
-    (lambda: Part("a", (3, 4), depth=2, shared=True), "not shared"),
-    (lambda: Part("a", (3,), depth=2, order="depth_major", row_end="eol"), "position-major"),
-    (lambda: Part("a", (3,), sizes=2, headers=(((1,), (1,)),)), "either sizes or headers"),
-    (lambda: Flatten(()), "at least one part"),
-    (lambda: Flatten((Part("a", (3,), begin="boi"),)), r"\['boi'\] are not among the specials"),
-    (lambda: Flatten((Part("a", (3,), sizes=2),), interleave=True), "no marks of their own"),
+    (lambda: Piece("a", (0,)), "positive"),
+    (lambda: Piece("a", (3, 4)), "2 vocabularies for 0 ids"),
+    (lambda: Piece("a", (3, 4), depth=2, shared=True), "not shared"),
+    (lambda: Piece("a", (3,), depth=2, order="depth_major", row_end="eol"), "position-major"),
+    (lambda: Piece("a", (3,), sizes=2, headers=(((1,), (1,)),)), "either sizes or headers"),
+    (lambda: Flatten(()), "at least one piece"),
+    (lambda: Flatten((Piece("a", (3,), begin="boi"),)), r"\['boi'\] are not among the specials"),
+    (lambda: Flatten((Piece("a", (3,), sizes=2),), interleave=True), "no marks of their own"),
 ]
 
 
@@ -171,4 +171,4 @@ def test_impossible_settings_are_refused(make: Any, text: str) -> None:
 def test_a_depth_that_is_not_the_streams_is_refused() -> None:
     """The last axis must hold as many ids as the part says."""
     with pytest.raises(JobError, match="not 2 ids a position"):
-        tokens(Flatten((Part("a", (3,), depth=2),)), a=np.zeros((4, 3), int))
+        tokens(Flatten((Piece("a", (3,), depth=2),)), a=np.zeros((4, 3), int))

@@ -28,12 +28,12 @@ PYRAMID = RNG.integers(0, 50, (ROWS, 14)).astype(np.uint16)
 BITS = RNG.integers(0, 2, (ROWS, 14, 6)).astype(np.uint8)
 LABELS = RNG.integers(0, 10, ROWS)
 TEXTS = np.array([f"a picture {i}" for i in range(ROWS)], object)
-MARKED = shaping.Part("x", (50,), begin="boi", row_end="eol")
+MARKED = shaping.Piece("x", (50,), begin="boi", row_end="eol")
 MOMENTS = Latent("mean_logvar", (0.5,), (0.1,))
 
 CASES: list[tuple[Any, Batch]] = [
     (shaping.Flatten((MARKED,), specials=("boi", "eol")), {"x": IDS}),
-    (shaping.Flatten((shaping.Part("x", (50,), depth=3),)), {"x": RAGGED}),
+    (shaping.Flatten((shaping.Piece("x", (50,), depth=3),)), {"x": RAGGED}),
     (shaping.Reorder("x", "near_to_far"), {"x": IDS}),
     (shaping.RandomOrder("x", start=0, end=10), {"x": IDS}),
     (shaping.KeepPrefix("x", "uniform", 1, 16), {"x": FLAT}),
