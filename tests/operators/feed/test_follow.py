@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def grown(tmp_path: Path) -> Store:
 
 def test_every_sample_once_in_the_order_of_versions(grown: Store) -> None:
     """Chapter after chapter, each shuffled in itself; what fills no batch is left out."""
-    shown = sum(names(iter(follow(grown))), [])
+    shown = list(chain.from_iterable(names(iter(follow(grown)))))
     assert len(shown) == len(set(shown)) == 36
     keys = [int(name[1:4]) for name in shown]
     assert sorted(keys[:10]) == list(range(10))
@@ -89,7 +89,7 @@ def test_ranks_agree_though_they_look_at_different_times(grown: Store) -> None:
     ranks = [follow(grown, rank=rank, world_size=2) for rank in range(2)]
     whole = names(iter(follow(grown)))
     for step, parts in enumerate(zip(*(names(iter(r)) for r in ranks), strict=True)):
-        assert sum(parts, []) == whole[step]
+        assert list(chain.from_iterable(parts)) == whole[step]
         found = ranks[0].samples_of(step)
         assert len(found.rows) == len(found.parts) == 4
 
@@ -131,7 +131,7 @@ def test_a_takedown_between_commits_is_no_chapter(tmp_path: Path) -> None:
     takedown(store, keys=["a001"], reason="a test")
     commit(store, 8, 8)
     store.tag("whole")
-    shown = sum(names(iter(follow(store, batch_size=1))), [])
+    shown = list(chain.from_iterable(names(iter(follow(store, batch_size=1)))))
     assert len(shown) == 15
     assert not any(name.startswith("a001") for name in shown)
 

@@ -154,7 +154,7 @@ def test_states_that_were_carried_over_restore_like_any_other(
             assert functools.reduce(operator.iadd, parts, []) == want[step + ahead]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4))
 def test_over_any_number_of_versions_in_one_epoch(
     tmp_path_factory: pytest.TempPathFactory, legs: list[tuple[int, int]]

@@ -167,7 +167,7 @@ def test_streams_that_have_no_common_batch_are_refused(tmp_path: Path) -> None:
         ),
     )
     offsets = {"image": 0}
-    with pytest.raises((JobError, FingerprintError), match="no common batch|no offsets"):
+    with pytest.raises((JobError, FingerprintError), match=r"no common batch|no offsets"):
         Feed(Mixture([Part(one), Part(bits)]), batch_size=4)
     parts = [Part(one, offsets=offsets), Part(long, offsets={"image": 1000})]
     batch = next(iter(Feed(Mixture(parts), batch_size=4)))
