@@ -35,10 +35,12 @@ def test_importing_the_feed_loads_nothing_heavy() -> None:
     assert not loaded & {"torch", "ray", "prefect", "pandas", "PIL", "webdataset", "s3fs"}
 
 
-def test_threads_live_from_the_first_batch_to_the_early_end(store: Store) -> None:
-    """None at construction, none after a break, none after the last batch."""
+def test_threads_live_from_the_second_batch_to_the_early_end(store: Store) -> None:
+    """None at construction or beside the first batch, after a break, or after the last batch."""
     feed = Feed(store, batch_size=16, epochs=1)
     batches = iter(feed)
+    assert feed_threads() == []
+    next(batches)
     assert feed_threads() == []
     next(batches)
     assert feed_threads()
