@@ -158,7 +158,7 @@ def _requests(uri: str, folder: Path) -> list[Range]:
             asked.append((path, start, stop))
             return super().read(path, start, stop)
 
-    with mock.patch("tokenmill.feed.remote.DirectRanges", Recorded):
+    with mock.patch("tokenmill.feed.shards.remote.DirectRanges", Recorded):
         _read_epoch(uri, ShardCache(folder))
     return asked
 

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-import lightning  # type: ignore[import-not-found]  # pyright: ignore[reportMissingImports]
+import lightning
 import torch
 from torch import nn
 
@@ -22,7 +22,7 @@ from tokenmill.feed import Feed
 from tokenmill.feed.tensors import TorchFeed
 
 
-class TokenData(lightning.LightningDataModule):  # type: ignore[misc]  # see above
+class TokenData(lightning.LightningDataModule):
     """The samples of a store; every device reads its part of each batch."""
 
     def __init__(self, store: str, **options: Any) -> None:
@@ -35,12 +35,14 @@ class TokenData(lightning.LightningDataModule):  # type: ignore[misc]  # see abo
         `tokenmill.feed.torch_dataset.FeedLoader` reads in processes instead of threads, where
         transforms need them.
         """
+        if self.trainer is None:
+            raise RuntimeError("a trainer asks for this")
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         feed = Feed(self.store, rank=rank, world_size=world_size, **self.options)
         return feed.as_torch(pin_memory=True)
 
 
-class Successor(lightning.LightningModule):  # type: ignore[misc]  # see above
+class Successor(lightning.LightningModule):
     """The smallest model of a sequence of ids: each one's successor, whatever came before."""
 
     def __init__(self, stream: str, ids: int) -> None:

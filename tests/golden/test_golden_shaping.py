@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import MergeWindows, QuantiseChannels, Signs, SplitIds, TeacherInput
 from tokenmill.feed.shaping.bits import bits_to_ids, group_bits, ids_to_bits
 from tokenmill.feed.shaping.correction import bit_codes, bit_teacher_input

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenmill.feed import Feed
-from tokenmill.feed.files import ShardCache
+from tokenmill.feed.shards.files import ShardCache
 from tokenmill.sources import opening
 from tokenmill.sources.opening import open_asset
 from tokenmill.store import Store

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed.order import SHUFFLES, Order, Shuffle
-from tokenmill.feed.permutation import derive_key, permute, unpermute
-from tokenmill.feed.plan import Plan
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.sequence.order import SHUFFLES, Order, Shuffle
+from tokenmill.feed.sequence.permutation import derive_key, permute, unpermute
 
 #: No deadline per example: the machine may be busy.
 LAWS = settings(max_examples=60, deadline=None)

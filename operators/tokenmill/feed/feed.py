@@ -14,14 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.files import ShardCache, default_cache
-from tokenmill.feed.follow import Follow
-from tokenmill.feed.migration import Migration, migrated, restored
-from tokenmill.feed.order import Shuffle
 from tokenmill.feed.parts import Mixture, OpenedPart, Reading, Ref, open_part
 from tokenmill.feed.reading import Reader, Transform
-from tokenmill.feed.schedule import Place, StepSamples, check_step
+from tokenmill.feed.sequence.follow import Follow
+from tokenmill.feed.sequence.migration import Migration, migrated, restored
+from tokenmill.feed.sequence.order import Shuffle
+from tokenmill.feed.sequence.schedule import Place, StepSamples, check_step
 from tokenmill.feed.settings import Settings, check_length, check_settings, whole
+from tokenmill.feed.shards.files import ShardCache, default_cache
 from tokenmill.feed.source import Source, mixture_of, open_source
 from tokenmill.feed.state import state_from_json
 from tokenmill.feed.stepping import Stepper
@@ -31,8 +31,8 @@ from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
 
 if TYPE_CHECKING:
-    from tokenmill.feed.keys import By
-    from tokenmill.feed.packing import Packing
+    from tokenmill.feed.rows.keys import By
+    from tokenmill.feed.sequence.packing import Packing
     from tokenmill.feed.tensors import Device, Ids, TorchFeed
     from tokenmill.feed.torch_dataset import FeedDataset
 
@@ -84,10 +84,10 @@ class Feed:
         buckets: The stream whose shape all samples of a step have in common.
         one_view: Show one of each asset's views an epoch, another one each time.
         transforms: What shapes the tokens of a batch, in this order.
-        shuffle: "block" (see `tokenmill.feed.order`), "full" or "none" (manifest order).
+        shuffle: "block" (see `tokenmill.feed.sequence.order`), "full" or "none" (manifest order).
         epochs: When to stop; None never.
         drop_last: What to do with the samples that fill no batch.
-        follow: Train while the store is written (`tokenmill.feed.follow`): ``ref`` is the
+        follow: Train while the store is written (`tokenmill.feed.sequence.follow`): ``ref`` is the
             version to begin with, None the first one.
         threads: Threads that read ahead; 0 reads in the caller's.
         fingerprint: If given, the only fingerprint that is accepted.
@@ -264,7 +264,7 @@ class Feed:
         Returns:
             Steps, ascending; none if the key is not shown, or only where `drop_last` leaves it out.
         """
-        from tokenmill.feed.keys import rows_of_keys
+        from tokenmill.feed.rows.keys import rows_of_keys
 
         found: set[int] = set()
         for i, part in enumerate(self.source.parts):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.packing import Packing
+from tokenmill.feed.sequence.packing import Packing
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Stream
 

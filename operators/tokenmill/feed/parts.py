@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenmill.feed.blend import Blend, integer_weights
-from tokenmill.feed.files import ShardCache
-from tokenmill.feed.opening import Opened, Wanted, open_snapshot
+from tokenmill.feed.rows.opening import Opened, Wanted, open_snapshot
+from tokenmill.feed.sequence.blend import Blend, integer_weights
+from tokenmill.feed.shards.files import ShardCache
 from tokenmill.store import Store
 from tokenmill_schemas.errors import FingerprintError, JobError
 from tokenmill_schemas.snapshot import Snapshot

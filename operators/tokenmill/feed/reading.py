@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from tokenmill.feed.columns import Batch, Chunk, Values, to_numpy
-from tokenmill.feed.draw import Draw
-from tokenmill.feed.lanes import Rows
-from tokenmill.feed.mapped import MappedShards
 from tokenmill.feed.parts import OpenedPart, merged_columns, moved
-from tokenmill.feed.schedule import Place, Span
+from tokenmill.feed.sequence.draw import Draw
+from tokenmill.feed.sequence.lanes import Rows
+from tokenmill.feed.sequence.schedule import Place, Span
+from tokenmill.feed.shards.mapped import MappedShards
 from tokenmill.feed.source import Source
 from tokenmill_schemas.tokens import Stream
 
 if TYPE_CHECKING:
-    from tokenmill.feed.packing import Packing
+    from tokenmill.feed.sequence.packing import Packing
 
 #: Makes another batch of one; see `tokenmill.feed.shaping`.
 Transform = Callable[[Batch, Draw], Batch]

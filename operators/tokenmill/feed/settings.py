@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
-from tokenmill.feed.lanes import Lane, RowLane
-from tokenmill.feed.order import Order, Shuffle
 from tokenmill.feed.parts import Mixture, OpenedPart
-from tokenmill.feed.permutation import derive_key
-from tokenmill.feed.schedule import Place, Schedule
+from tokenmill.feed.sequence.lanes import Lane, RowLane
+from tokenmill.feed.sequence.order import Order, Shuffle
+from tokenmill.feed.sequence.permutation import derive_key
+from tokenmill.feed.sequence.schedule import Place, Schedule
 from tokenmill_schemas.errors import JobError, StoreError
 from tokenmill_schemas.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from tokenmill.feed.follow import Follow
-    from tokenmill.feed.packing import Packing
+    from tokenmill.feed.sequence.follow import Follow
+    from tokenmill.feed.sequence.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +137,16 @@ def lane_of(part: OpenedPart, settings: Settings, seed: int) -> Lane:
     plan = part.opened.plan
     name = settings.packing.stream if settings.packing else settings.buckets
     if settings.one_view:
-        from tokenmill.feed.one_view import OneViewLane, open_assets
+        from tokenmill.feed.sequence.one_view import OneViewLane, open_assets
 
         assets = open_assets(part.store, part.opened)
         order = Order(assets.count, seed, settings.shuffle)
         return OneViewLane(RowLane(order, assets.count), assets, seed)
     if not name:
         return RowLane(Order(plan.rows, seed, settings.shuffle), plan.rows)
-    from tokenmill.feed.buckets import BucketLane
-    from tokenmill.feed.packing import PackedLane
-    from tokenmill.feed.sizes import open_sizes
+    from tokenmill.feed.rows.sizes import open_sizes
+    from tokenmill.feed.sequence.buckets import BucketLane
+    from tokenmill.feed.sequence.packing import PackedLane
 
     names = [stream.name for stream in part.opened.streams]
     if name not in names:
@@ -167,7 +167,7 @@ def lane_of(part: OpenedPart, settings: Settings, seed: int) -> Lane:
 
 def aligned(lane: Lane, settings: Settings) -> Lane:
     """Return a lane whose epochs are whole batches."""
-    from tokenmill.feed.one_view import OneViewLane
+    from tokenmill.feed.sequence.one_view import OneViewLane
 
     if isinstance(lane, OneViewLane):
         return replace(lane, lane=aligned(lane.lane, settings))  # type: ignore[arg-type]

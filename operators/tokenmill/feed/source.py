@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from tokenmill.feed.carried import CarriedLane
-from tokenmill.feed.files import ShardCache
-from tokenmill.feed.follow import Chapters, Follow, FollowSchedule
 from tokenmill.feed.parts import (
     Mixture,
     OpenedPart,
@@ -19,8 +16,11 @@ from tokenmill.feed.parts import (
     open_part,
     open_parts,
 )
-from tokenmill.feed.schedule import Schedule, check_step
+from tokenmill.feed.sequence.carried import CarriedLane
+from tokenmill.feed.sequence.follow import Chapters, Follow, FollowSchedule
+from tokenmill.feed.sequence.schedule import Schedule, check_step
 from tokenmill.feed.settings import Settings, check_followed, schedule_of
+from tokenmill.feed.shards.files import ShardCache
 from tokenmill.feed.state import SNAPSHOT_DIGITS, FeedState, setting_digest, short_names, shortened
 from tokenmill.store import Store
 from tokenmill_schemas.canonical import digest
@@ -155,7 +155,7 @@ def open_source(
 def _followed(
     mixture: Mixture, follow: Follow, reading: Reading, settings: Settings, *, cache: ShardCache
 ) -> Source:
-    """Open a store that is still written, see `tokenmill.feed.follow`."""
+    """Open a store that is still written, see `tokenmill.feed.sequence.follow`."""
     check_followed(mixture, settings)
     opening = partial(open_part, reading=reading, cache=cache)
     chapters = Chapters(opening, mixture.parts[0], follow)

@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.follow import FollowSchedule
-from tokenmill.feed.opening import row_bytes
 from tokenmill.feed.prefetch import prefetch
 from tokenmill.feed.reading import Reader, Steps
-from tokenmill.feed.schedule import Span, check_step
+from tokenmill.feed.rows.opening import row_bytes
+from tokenmill.feed.sequence.follow import FollowSchedule
+from tokenmill.feed.sequence.schedule import Span, check_step
 from tokenmill.feed.source import Source
 
 #: Tokens gathered at once, for several steps: enough to spread the cost of a call over, few

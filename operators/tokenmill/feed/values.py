@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.feed.files import ShardCache, default_cache
 from tokenmill.feed.parts import OpenedPart, Reading, open_part
+from tokenmill.feed.shards.files import ShardCache, default_cache
 
 Rows = npt.NDArray[np.int64]
 

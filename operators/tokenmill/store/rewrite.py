@@ -110,8 +110,8 @@ def write_shard(
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         size, path = file.stat().st_size, name(sha256, suffix)
         storage.create_from(path, file)
-    facts = counts.rows, counts.tokens, *counts.bounds, counts.shapes()
-    return Written(path, sha256, size, *facts)
+    lowest, highest = counts.bounds
+    return Written(path, sha256, size, counts.rows, counts.tokens, lowest, highest, counts.shapes())
 
 
 def rewrite_shard(

@@ -33,8 +33,9 @@ def _row(receipt: Receipt) -> dict[str, Any]:
 
 def receipt_of(row: Mapping[str, Any]) -> Receipt:
     """Return a row of `SEGMENT_SCHEMA` as a receipt, without the rejects."""
-    facts = {name: value for name, value in row.items() if name != "rejected"}
-    return Receipt(**facts | {"shapes": base64.b64encode(row["shapes"] or b"").decode()})
+    facts: dict[str, Any] = {name: value for name, value in row.items() if name != "rejected"}
+    facts["shapes"] = base64.b64encode(row["shapes"] or b"").decode()
+    return Receipt(**facts)
 
 
 def add_segments(
@@ -63,7 +64,7 @@ def shard_places(
     Raises:
         CorruptShardError: a manifest segment is missing or changed.
     """
-    names = wanted if isinstance(wanted, pa.Array) else pa.array(wanted, pa.string())
+    names: Any = wanted if isinstance(wanted, pa.Array) else pa.array(wanted, pa.string())
     places = np.full(len(names), -1, np.int64)
     start = 0
     for ref in refs:

@@ -168,7 +168,7 @@ class _Learner:
         keep = min(self.job.optimiser.ema, (1 + step) / (EMA_START + step))
         parameters = dict(self.network.named_parameters())
         names = list(parameters)
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # one pass for all
             [self.average[name] for name in names],
             [parameters[name].detach() for name in names],
             1 - keep,

@@ -68,7 +68,7 @@ class Decoder:
                 path="source.store",
             )
         self._stream = stream
-        self._kind = _view_kind(job, tokenizer)
+        self._kind: ViewKind = _view_kind(job, tokenizer)
         self._encoder = tokenizer.load("cpu")
 
     def pictures(self, ids: Ids) -> list[Pixels]:

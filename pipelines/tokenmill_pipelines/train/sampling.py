@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from tokenmill.feed.permutation import derive_key
+from tokenmill.feed.sequence.permutation import derive_key
 from tokenmill_pipelines.train.config import SamplingConfig
 from tokenmill_pipelines.train.generators import CausalGenerator, Generator, MaskedGenerator
 

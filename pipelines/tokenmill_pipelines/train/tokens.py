@@ -15,8 +15,8 @@ import numpy as np
 
 from tokenmill.feed import Feed
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
 from tokenmill.feed.reading import Transform
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.dropout import DropCondition
 from tokenmill.feed.shaping.masking import MaskTokens
 from tokenmill.store import Store

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.node_cache import Block
+from tokenmill.feed.shards.node_cache import Block
 from tokenmill.testing.feed import same_batch
 from tokenmill_infra.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed.best_fit import Windows, count_windows, pack, ragged
+from tokenmill.feed.sequence.best_fit import Windows, count_windows, pack, ragged
 
 LENGTHS = st.dictionaries(st.integers(1, 40), st.integers(1, 30), min_size=1, max_size=12)
 

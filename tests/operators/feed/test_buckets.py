@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed import buckets as module
-from tokenmill.feed.buckets import BucketLane, Mixing, Selection
-from tokenmill.feed.order import SHUFFLES, Shuffle
-from tokenmill.feed.sizes import Sizes
+from tokenmill.feed.rows.sizes import Sizes
+from tokenmill.feed.sequence import buckets as module
+from tokenmill.feed.sequence.buckets import BucketLane, Mixing, Selection
+from tokenmill.feed.sequence.order import SHUFFLES, Shuffle
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream
 

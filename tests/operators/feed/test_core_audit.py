@@ -14,7 +14,7 @@ import pytest
 
 from tokenmill.feed import Feed, Mixture, Packing, Part
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.state import FeedState, state_from_json
 from tokenmill.store import Store
 from tokenmill.testing.feed import assert_restores_at_every_step, build_store, same_batch

@@ -18,8 +18,8 @@ from tokenmill.feed.costs.fetching import Cut
 from tokenmill.feed.costs.mixing import expected
 from tokenmill.feed.costs.parts import open_costs
 from tokenmill.feed.estimate import estimate
-from tokenmill.feed.packing import PackedLane
-from tokenmill.feed.pieces import read_index
+from tokenmill.feed.sequence.packing import PackedLane
+from tokenmill.feed.shards.pieces import read_index
 from tokenmill.feed.values import values_of
 from tokenmill.store import Store
 from tokenmill.store.groups import add_group, from_table

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tokenmill.feed import Feed
-from tokenmill.feed.order import SHUFFLES, Shuffle
+from tokenmill.feed.sequence.order import SHUFFLES, Shuffle
 from tokenmill.store import Store
 from tokenmill.testing.feed import assert_restores_at_every_step, build_store
 from tokenmill_schemas.errors import (

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.feed import Feed, ShardCache
-from tokenmill.feed.bits import Selection
-from tokenmill.feed.opening import Opened, Wanted, open_snapshot
+from tokenmill.feed.rows.bits import Selection
+from tokenmill.feed.rows.opening import Opened, Wanted, open_snapshot
 from tokenmill.store import Store
 from tokenmill.store.groups import add_group, from_table
 from tokenmill.store.paths import DATA

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-import tokenmill.feed.mapped as mapped
+import tokenmill.feed.shards.mapped as mapped
 from tokenmill.feed import Feed
 from tokenmill.feed.columns import to_numpy
 from tokenmill.shards.columns import decode_stream

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed import Feed, gather, mapped, permutation
-from tokenmill.feed.gather import AddressSpan
-from tokenmill.feed.order import Order, Shuffle
+from tokenmill.feed import Feed
+from tokenmill.feed.sequence import permutation
+from tokenmill.feed.sequence.order import Order, Shuffle
+from tokenmill.feed.shards import gather, mapped
+from tokenmill.feed.shards.gather import AddressSpan
 from tokenmill.testing.feed import build_store
 from tokenmill_schemas.arrow import Packing, ShardLayout
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pytest
 from tests.operators.feed.cached_blocks import SIZE, block_of
 
-import tokenmill.feed.cache_folder as cache_folder
+import tokenmill.feed.shards.cache_folder as cache_folder
 from tokenmill.feed import ShardCache
-from tokenmill.feed.cache_folder import LOCK_FILE
-from tokenmill.feed.files import ShardFiles
-from tokenmill.feed.locks import LockFile
-from tokenmill.feed.manifest import TableManifest
-from tokenmill.feed.node_cache import Block
+from tokenmill.feed.rows.manifest import TableManifest
+from tokenmill.feed.shards.cache_folder import LOCK_FILE
+from tokenmill.feed.shards.files import ShardFiles
+from tokenmill.feed.shards.locks import LockFile
+from tokenmill.feed.shards.node_cache import Block
 from tokenmill.testing.ranges import RangeStorage
 from tokenmill_schemas.errors import CorruptShardError
 
@@ -275,7 +275,7 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.operators.feed.cached_blocks import block_of
-from tokenmill.feed.node_cache import ShardCache
+from tokenmill.feed.shards.node_cache import ShardCache
 
 folder, log, limit, delay = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), float(sys.argv[5])
 
@@ -376,7 +376,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.operators.feed.cached_blocks import SIZE, block_of
-from tokenmill.feed.node_cache import ShardCache
+from tokenmill.feed.shards.node_cache import ShardCache
 
 cache = ShardCache(Path(sys.argv[2]), limit_bytes=SIZE)
 held = cache.get(block_of(1))

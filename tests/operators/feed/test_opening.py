@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.feed import Feed, ShardCache
-from tokenmill.feed import manifest as manifests
-from tokenmill.feed.keys import rows_of_keys
-from tokenmill.feed.manifest import Manifest, SegmentManifest, TableManifest, open_manifest
-from tokenmill.feed.opening import Opened, Wanted, open_snapshot
-from tokenmill.feed.pruning import may_match
+from tokenmill.feed.rows import manifest as manifests
+from tokenmill.feed.rows.keys import rows_of_keys
+from tokenmill.feed.rows.manifest import Manifest, SegmentManifest, TableManifest, open_manifest
+from tokenmill.feed.rows.opening import Opened, Wanted, open_snapshot
+from tokenmill.feed.rows.pruning import may_match
 from tokenmill.store import Store, tables
 from tokenmill.store.groups import add_group, from_table
 from tokenmill.store.paths import DATA, SEGMENTS
@@ -276,7 +276,7 @@ def test_no_shard_is_left_out_that_has_a_match(
     bounds = [(min(keys), max(keys)) for keys in shards]
     lows, highs = (pa.array(part, pa.string()) for part in zip(*bounds, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenmill.feed.pruning.FEW_VALUES", few)
+        patch.setattr("tokenmill.feed.rows.pruning.FEW_VALUES", few)
         may = may_match(where, lows, highs)
     for possible, keys in zip(may.tolist(), shards, strict=True):
         rows = pa.table({"asset_key": keys, "width": pa.array([4] * len(keys), pa.int32())})

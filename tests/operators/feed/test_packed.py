@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.feed.packed import collate
-from tokenmill.feed.packing import Packing
+from tokenmill.feed.sequence.packing import Packing
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream
 

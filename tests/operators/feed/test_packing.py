@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed.dealing import Deal, sorted_by
-from tokenmill.feed.order import SHUFFLES, Shuffle
-from tokenmill.feed.packing import PackedLane, Packing, WindowPlan
-from tokenmill.feed.sizes import Sizes
+from tokenmill.feed.rows.sizes import Sizes
+from tokenmill.feed.sequence.dealing import Deal, sorted_by
+from tokenmill.feed.sequence.order import SHUFFLES, Shuffle
+from tokenmill.feed.sequence.packing import PackedLane, Packing, WindowPlan
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream
 

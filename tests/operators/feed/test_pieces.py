@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill.feed.fetching import FetchPool
-from tokenmill.feed.pieces import (
+from tokenmill.feed.shards.fetching import FetchPool
+from tokenmill.feed.shards.pieces import (
     PIECE_BYTES,
     ShardIndex,
     _cut,

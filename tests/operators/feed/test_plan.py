@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from tokenmill.feed.bits import Bits, Selection, count_bits, select
-from tokenmill.feed.plan import Plan, Rows, Runs
-from tokenmill.feed.stretches import Stretches
+from tokenmill.feed.rows.bits import Bits, Selection, count_bits, select
+from tokenmill.feed.rows.plan import Plan, Rows, Runs
+from tokenmill.feed.rows.stretches import Stretches
 from tokenmill_schemas.errors import StoreError
 
 #: A shard is shown wholly, not at all, or of each of its rows it is said. 256 rows are a block.
@@ -81,7 +81,7 @@ def test_runs_go_on_over_the_pieces_in_which_they_are_found(masks: list[Mask], w
     bits = by_bits(masks)
     whole = bits.runs()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenmill.feed.bits.WORDS_AT_ONCE", words)
+        patch.setattr("tokenmill.feed.rows.bits.WORDS_AT_ONCE", words)
         assert bits.count_runs() == len(whole[0])
         assert [part.tolist() for part in bits.runs()] == [part.tolist() for part in whole]
 

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pytest
 from tests.operators.feed.cached_blocks import copied, same
 
-import tokenmill.feed.pieces as pieces
-import tokenmill.feed.remote as remote_shards
+import tokenmill.feed.shards.pieces as pieces
+import tokenmill.feed.shards.remote as remote_shards
 from tokenmill.feed import Feed, ShardCache
 from tokenmill.feed.columns import Projection
-from tokenmill.feed.files import ShardFiles
-from tokenmill.feed.manifest import TableManifest
-from tokenmill.feed.mapped import MappedShards
-from tokenmill.feed.ranged import RangedShards
+from tokenmill.feed.rows.manifest import TableManifest
+from tokenmill.feed.shards.files import ShardFiles
+from tokenmill.feed.shards.mapped import MappedShards
+from tokenmill.feed.shards.ranged import RangedShards
 from tokenmill.store import Store
 from tokenmill.testing.feed import assert_restores_at_every_step, build_store
 from tokenmill.testing.ranges import RangeStorage

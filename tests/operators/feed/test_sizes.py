@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed import sizes as module
-from tokenmill.feed.plan import Plan
-from tokenmill.feed.sizes import Sizes, open_sizes
+from tokenmill.feed.rows import sizes as module
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.rows.sizes import Sizes, open_sizes
 from tokenmill.shards.select import read_columns
 from tokenmill.store import Store
 from tokenmill.store.compact import compact

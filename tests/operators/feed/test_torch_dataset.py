@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from tokenmill.feed import Feed
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
-from tokenmill.feed.packing import Packing
+from tokenmill.feed.sequence.draw import Draw
+from tokenmill.feed.sequence.packing import Packing
 from tokenmill.feed.torch_dataset import FeedDataset, FeedLoader, WiredBatch
 from tokenmill.store import Store
 from tokenmill.testing.feed import build_store

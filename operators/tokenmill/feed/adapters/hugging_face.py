@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from datasets.table import InMemoryTable, table_cast  # pyright: ignore[reportMissingImports]
 
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.files import ShardCache, default_cache
-from tokenmill.feed.opening import row_bytes
 from tokenmill.feed.parts import Mixture, OpenedPart, Part, Reading, open_parts
+from tokenmill.feed.rows.opening import row_bytes
+from tokenmill.feed.shards.files import ShardCache, default_cache
 from tokenmill.store import Store
 from tokenmill_schemas.arrow import is_packed
 from tokenmill_schemas.canonical import digest

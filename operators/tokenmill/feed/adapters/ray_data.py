@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from tokenmill.feed.files import ShardCache, default_cache
-from tokenmill.feed.lanes import Rows
-from tokenmill.feed.opening import Opened, row_bytes
 from tokenmill.feed.parts import Mixture, OpenedPart, Part, Reading, open_parts
-from tokenmill.feed.plan import Plan
+from tokenmill.feed.rows.opening import Opened, row_bytes
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.sequence.lanes import Rows
+from tokenmill.feed.shards.files import ShardCache, default_cache
 from tokenmill.store import Store
 from tokenmill_infra.cluster.ray_data import Dataset, Stretch, read_rows
 from tokenmill_schemas.canonical import digest

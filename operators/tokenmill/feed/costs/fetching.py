@@ -1,6 +1,6 @@
 """What an object store is asked for: requests and bytes, from the sizes of shards alone.
 
-Shards are cut as `tokenmill.feed.pieces` cuts them, with record batches taken to be of one size.
+Shards are cut as `feed.shards.pieces` cuts them, with record batches taken to be of one size.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.costs.files import Files
-from tokenmill.feed.pieces import BLOCK_BYTES, PIECE_BYTES, SCHEMA_BYTES
-from tokenmill.feed.remote import REQUEST_BYTES, WHOLE_BYTES
+from tokenmill.feed.shards.pieces import BLOCK_BYTES, PIECE_BYTES, SCHEMA_BYTES
+from tokenmill.feed.shards.remote import REQUEST_BYTES, WHOLE_BYTES
 
 Rows = npt.NDArray[np.int64]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.bits import Selection
-from tokenmill.feed.manifest import Manifest
 from tokenmill.feed.parts import OpenedPart
-from tokenmill.feed.plan import Plan
-from tokenmill.feed.sides import Sides
-from tokenmill.feed.sizes import open_sizes
+from tokenmill.feed.rows.bits import Selection
+from tokenmill.feed.rows.manifest import Manifest
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.rows.sides import Sides
+from tokenmill.feed.rows.sizes import open_sizes
 from tokenmill.shards.columns import stored_row
 from tokenmill.shards.select import read_columns, stored_layout
 from tokenmill.store.groups.names import stored_names

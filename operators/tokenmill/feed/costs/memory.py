@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenmill.feed.feed import Feed
-from tokenmill.feed.ranged import MEMORY_BYTES
+from tokenmill.feed.shards.ranged import MEMORY_BYTES
 from tokenmill.feed.stepping import CHUNK_BYTES
 from tokenmill_schemas.arrow import values_per_sample
 

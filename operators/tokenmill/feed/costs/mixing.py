@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from tokenmill.feed.costs.files import shown_rows
 from tokenmill.feed.feed import Feed
-from tokenmill.feed.order import BLOCK_ROWS
 from tokenmill.feed.parts import OpenedPart
-from tokenmill.feed.schedule import Place
+from tokenmill.feed.sequence.order import BLOCK_ROWS
+from tokenmill.feed.sequence.schedule import Place
 from tokenmill.feed.values import values_of
 from tokenmill_schemas.errors import JobError
 

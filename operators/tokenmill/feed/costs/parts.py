@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.buckets import BucketLane
-from tokenmill.feed.carried import CarriedLane, ShiftedLane
 from tokenmill.feed.costs.fetching import Cut, Fetched
 from tokenmill.feed.costs.files import Files, mean_positions, open_files, shown_rows
 from tokenmill.feed.feed import Feed
-from tokenmill.feed.lanes import Lane, RowLane
-from tokenmill.feed.order import BLOCK_ROWS, WINDOW_BLOCKS
-from tokenmill.feed.packing import PackedLane, Packing
 from tokenmill.feed.parts import OpenedPart
-from tokenmill.feed.schedule import Schedule
+from tokenmill.feed.sequence.buckets import BucketLane
+from tokenmill.feed.sequence.carried import CarriedLane, ShiftedLane
+from tokenmill.feed.sequence.lanes import Lane, RowLane
+from tokenmill.feed.sequence.order import BLOCK_ROWS, WINDOW_BLOCKS
+from tokenmill.feed.sequence.packing import PackedLane, Packing
+from tokenmill.feed.sequence.schedule import Schedule
 from tokenmill_schemas.errors import JobError
 
 Rows = npt.NDArray[np.int64]

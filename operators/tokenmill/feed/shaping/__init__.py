@@ -1,6 +1,6 @@
 """Token shaping: what a generator's paper does to tokens between the store and the network.
 
-A transform is a frozen dataclass that is called with a batch and a `tokenmill.feed.draw.Draw` and
+A transform is a frozen dataclass that is called with a batch and a `feed.sequence.draw.Draw` and
 returns a new batch; `Feed(..., transforms=(A(...), B(...)))` calls them in order. Entries it adds
 are named after the stream: ``"image.order"``. Beneath them are functions of arrays, in the modules
 of the families:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Array, Floats, Ids, each, positive, problem, values_of
 
 

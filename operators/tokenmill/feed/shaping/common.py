@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.strict import nearest
 

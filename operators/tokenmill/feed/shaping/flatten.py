@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Array, Ids, as_ids, positive, problem, values_of
 from tokenmill.feed.shaping.layout import Grid, Layout, interleaved, one_after_another
 from tokenmill_schemas.tokens import Stream

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import (
     Array,
     Floats,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Ids, Mask, drawn, problem, rows_of, stacked
 from tokenmill.feed.shaping.orders import inverse, positions
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import (
     Array,
     Mask,

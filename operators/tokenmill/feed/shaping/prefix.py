@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Ids, drawn, problem, rows_of, stacked
 from tokenmill_schemas.tokens import Stream
 
@@ -82,7 +82,7 @@ class KeepPrefix:
             raise problem(f"only whole samples of {stream.name!r} decode: it has no min_prefix")
         if stream.positions is None:
             raise problem(f"the length of {stream.name!r} varies")
-        limits = {"low": stream.min_prefix, "high": stream.positions} | settings
+        limits: dict[str, Any] = {"low": stream.min_prefix, "high": stream.positions} | settings
         if limits["low"] < stream.min_prefix or limits["high"] > stream.positions:
             raise problem(
                 f"prefixes of {stream.name!r} have {stream.min_prefix} to {stream.positions} tokens"

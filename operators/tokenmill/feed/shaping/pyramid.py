@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Array, Floats, Ids, Mask, problem, stacked
 from tokenmill.feed.shaping.resample import matrix, resize
 from tokenmill_schemas.tokens import Stream

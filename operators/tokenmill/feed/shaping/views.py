@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.common import Ids, problem, rows_of, values_of
 
 

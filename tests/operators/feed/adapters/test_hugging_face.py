@@ -18,7 +18,7 @@ from tokenmill.feed.adapters.hugging_face import (  # noqa: E402
     to_huggingface,
 )
 from tokenmill.feed.columns import Batch  # noqa: E402
-from tokenmill.feed.draw import Draw  # noqa: E402
+from tokenmill.feed.sequence.draw import Draw  # noqa: E402
 from tokenmill.store import Store  # noqa: E402
 from tokenmill.store.takedown import takedown  # noqa: E402
 from tokenmill.testing.feed import build_store  # noqa: E402

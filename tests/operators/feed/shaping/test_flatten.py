@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenmill.feed.columns import Batch
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import Flatten, Piece
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import (
     ChooseCaption,
     DropCondition,

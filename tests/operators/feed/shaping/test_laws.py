@@ -11,7 +11,7 @@ import pytest
 
 from tokenmill.feed import shaping
 from tokenmill.feed.columns import Batch, Values
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping.correction import SelfCorrection
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Latent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import MAGE, MAR, MaskTokens, Schedule, TruncatedNormal
 from tokenmill.feed.shaping.masking import IGNORE, Function, mask_counts, mask_ratio
 from tokenmill_schemas.errors import JobError

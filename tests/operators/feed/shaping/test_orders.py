@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import RandomOrder, Reorder, Restore, order_of
 from tokenmill.feed.shaping.orders import Kind, distances, hilbert, inverse, near_to_far
 from tokenmill_schemas.errors import JobError

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import KeepPrefix
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.tokens import Axis, Stream

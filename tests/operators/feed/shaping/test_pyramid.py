@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import Phi, SelfCorrection, TeacherInput
 from tokenmill.feed.shaping.correction import bit_codes, bit_teacher_input, self_correct
 from tokenmill.feed.shaping.pyramid import (

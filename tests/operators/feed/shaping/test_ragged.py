@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenmill.feed.draw import Draw
+from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.shaping import (
     Begin,
     JoinPoints,

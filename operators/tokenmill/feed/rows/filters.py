@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.feed.bits import Bits
-from tokenmill.feed.manifest import Manifest
-from tokenmill.feed.plan import Plan
-from tokenmill.feed.pruning import KEY, may_match
-from tokenmill.feed.shown import Shown
-from tokenmill.feed.sides import Side, Sides
+from tokenmill.feed.rows.bits import Bits
+from tokenmill.feed.rows.manifest import Manifest
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.rows.pruning import KEY, may_match
+from tokenmill.feed.rows.shown import Shown
+from tokenmill.feed.rows.sides import Side, Sides
 from tokenmill.shards.select import read_columns
 from tokenmill.store.paths import LOG
 from tokenmill.store.segments import read_segments

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.stretches import Stretches
+from tokenmill.feed.rows.stretches import Stretches
 
 Rows = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]

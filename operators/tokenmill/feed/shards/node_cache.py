@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokenmill.feed.cache_folder import CacheFolder, cache_folder
+from tokenmill.feed.shards.cache_folder import CacheFolder, cache_folder
 from tokenmill_schemas.errors import CorruptShardError
 
 

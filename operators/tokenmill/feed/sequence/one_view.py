@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.feed.bits import Bits, Selection
-from tokenmill.feed.draw import words_at
-from tokenmill.feed.lanes import Drawn, Items, RowLane, Rows
-from tokenmill.feed.opening import Opened
-from tokenmill.feed.permutation import derive_key
-from tokenmill.feed.plan import Plan
+from tokenmill.feed.rows.bits import Bits, Selection
+from tokenmill.feed.rows.opening import Opened
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.sequence.draw import words_at
+from tokenmill.feed.sequence.lanes import Drawn, Items, RowLane, Rows
+from tokenmill.feed.sequence.permutation import derive_key
 from tokenmill.shards.select import read_columns
 from tokenmill.store import Store
 

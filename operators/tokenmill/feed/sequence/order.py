@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tokenmill.feed.permutation import Indices, derive_key, permute, unpermute
+from tokenmill.feed.sequence.permutation import Indices, derive_key, permute, unpermute
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.strict import nearest
 

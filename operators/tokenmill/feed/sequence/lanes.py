@@ -1,7 +1,7 @@
 """Lanes: the endless sequence of items that one store gives, as a function of an item's number.
 
-An item is what a step counts: a row, a window of packed rows (`tokenmill.feed.packing`), or a whole
-batch of rows of one shape (`tokenmill.feed.buckets`). Items of epoch e have the numbers from
+An item is what a step counts: a row, a window of packed rows (`sequence.packing`), or a whole
+batch of rows of one shape (`feed.sequence.buckets`). Items of epoch e have the numbers from
 ``e * items`` on. Nothing here is state: any item costs the same, so a restore is free.
 """
 
@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.order import Order
+from tokenmill.feed.sequence.order import Order
 
 Rows = npt.NDArray[np.int64]
 Items = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tokenmill.feed.opening import Opened, Rows
+from tokenmill.feed.rows.opening import Opened, Rows
 from tokenmill.store import Store
 from tokenmill.store.locate import By, locate
 from tokenmill.store.segments import shard_places

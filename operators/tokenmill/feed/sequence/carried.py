@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tokenmill.feed.blend import MAX_TOTAL, Blend
-from tokenmill.feed.lanes import Drawn, Items, Lane, Rows
-from tokenmill.feed.plan import Plan
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.sequence.blend import MAX_TOTAL, Blend
+from tokenmill.feed.sequence.lanes import Drawn, Items, Lane, Rows
 from tokenmill_schemas.errors import JobError
 
 #: Items whose rows are looked for in the other version at once.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokenmill.feed.manifest import Manifest
-from tokenmill.feed.node_cache import Block, Kept, ShardCache
+from tokenmill.feed.rows.manifest import Manifest
+from tokenmill.feed.shards.node_cache import Block, Kept, ShardCache
 from tokenmill_infra.storage.storage import Storage
 from tokenmill_schemas.errors import CorruptShardError
 

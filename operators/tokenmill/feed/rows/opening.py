@@ -11,15 +11,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.feed.columns import Chunk, Projection, check_names
-from tokenmill.feed.files import ShardCache, ShardFiles
-from tokenmill.feed.filters import open_filter
-from tokenmill.feed.grouped import GroupedShards
-from tokenmill.feed.manifest import Manifest, open_manifest
-from tokenmill.feed.mapped import MappedShards
-from tokenmill.feed.plan import Plan
-from tokenmill.feed.ranged import RangedShards
-from tokenmill.feed.shown import all_shown, new_shown
-from tokenmill.feed.sides import Sides
+from tokenmill.feed.rows.filters import open_filter
+from tokenmill.feed.rows.manifest import Manifest, open_manifest
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.rows.shown import all_shown, new_shown
+from tokenmill.feed.rows.sides import Sides
+from tokenmill.feed.shards.files import ShardCache, ShardFiles
+from tokenmill.feed.shards.grouped import GroupedShards
+from tokenmill.feed.shards.mapped import MappedShards
+from tokenmill.feed.shards.ranged import RangedShards
 from tokenmill.shards.select import stored_layout
 from tokenmill.store import Store
 from tokenmill.store.groups.names import stored_names

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tokenmill.feed.lanes import Items, RowLane, Rows
-from tokenmill.feed.order import Order, Shuffle
 from tokenmill.feed.parts import OpenedPart, Part
-from tokenmill.feed.permutation import derive_key
-from tokenmill.feed.schedule import Place, Span, StepSamples
+from tokenmill.feed.sequence.lanes import Items, RowLane, Rows
+from tokenmill.feed.sequence.order import Order, Shuffle
+from tokenmill.feed.sequence.permutation import derive_key
+from tokenmill.feed.sequence.schedule import Place, Span, StepSamples
 from tokenmill.store import Store
 from tokenmill.store.refs import NAME, RESERVED
 from tokenmill_schemas.errors import JobError, SnapshotNotFoundError, StoreError

@@ -1,7 +1,7 @@
 """Pieces of shards that are held, laid out flat: rows are located in them without a loop.
 
 Every record batch of a shard of which some piece is held has a place in flat arrays, which say
-where its streams begin in memory. It is what `tokenmill.feed.mapped` does with whole shards.
+where its streams begin in memory. It is what `tokenmill.feed.shards.mapped` does with whole shards.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.feed.gather import AddressSpan
-from tokenmill.feed.remote import Key, Piece, PieceRef
+from tokenmill.feed.shards.gather import AddressSpan
+from tokenmill.feed.shards.remote import Key, Piece, PieceRef
 
 Rows = npt.NDArray[np.int64]
 

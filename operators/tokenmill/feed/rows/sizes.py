@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tokenmill.feed.plan import Plan
+from tokenmill.feed.rows.plan import Plan
 from tokenmill.shards.columns import fixed_rows
 from tokenmill.shards.select import read_columns
 from tokenmill.store import Store
@@ -224,7 +224,7 @@ def _distinct(sizes: Rows) -> tuple[Rows, Rows]:
     if space > TABLE_ENTRIES:
         _, firsts, inverse = np.unique(sizes, axis=0, return_index=True, return_inverse=True)
         return firsts, inverse.ravel()
-    keys = np.ravel_multi_index(tuple(sizes.T), tuple(tops))
+    keys: Rows = np.asarray(np.ravel_multi_index(tuple(sizes.T), tuple(tops)))
     table = np.full(space, -1, np.int64)
     # Of several values for one entry the last one stays: written backwards, the first row.
     table[keys[::-1]] = np.arange(len(keys))[::-1]

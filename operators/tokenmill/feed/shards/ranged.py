@@ -19,12 +19,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.feed.columns import Chunk, Projection, Values
-from tokenmill.feed.fetching import Fetch, this_pool
-from tokenmill.feed.files import ShardFiles
-from tokenmill.feed.gather import AddressSpan
-from tokenmill.feed.held import HeldPieces, Located
-from tokenmill.feed.pieces import ShardIndex
-from tokenmill.feed.remote import Key, Piece, PieceRef, RemoteShards
+from tokenmill.feed.shards.fetching import Fetch, this_pool
+from tokenmill.feed.shards.files import ShardFiles
+from tokenmill.feed.shards.gather import AddressSpan
+from tokenmill.feed.shards.held import HeldPieces, Located
+from tokenmill.feed.shards.pieces import ShardIndex
+from tokenmill.feed.shards.remote import Key, Piece, PieceRef, RemoteShards
 from tokenmill.shards.columns import decode_stream, stored_row, unpack_rows
 
 Rows = npt.NDArray[np.int64]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.feed.columns import Batches, Chunk, Projection, Values
-from tokenmill.feed.files import ShardFiles
-from tokenmill.feed.gather import AddressSpan
+from tokenmill.feed.shards.files import ShardFiles
+from tokenmill.feed.shards.gather import AddressSpan
 from tokenmill.shards.arrow import ArrowShardReader
 from tokenmill.shards.columns import decode_stream, stored_row
 from tokenmill.shards.packing import narrowest, unpack

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.permutation import derive_key
+from tokenmill.feed.sequence.permutation import derive_key
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -8,7 +8,8 @@ from json import dumps
 
 import numpy as np
 
-from tokenmill.feed.carried import (
+from tokenmill.feed.parts import OpenedPart, Part
+from tokenmill.feed.sequence.carried import (
     CarriedLane,
     Chapter,
     Crossing,
@@ -17,10 +18,9 @@ from tokenmill.feed.carried import (
     ShiftedLane,
     Stretch,
 )
-from tokenmill.feed.lanes import Lane
-from tokenmill.feed.parts import OpenedPart, Part
-from tokenmill.feed.permutation import derive_key
-from tokenmill.feed.schedule import Schedule
+from tokenmill.feed.sequence.lanes import Lane
+from tokenmill.feed.sequence.permutation import derive_key
+from tokenmill.feed.sequence.schedule import Schedule
 from tokenmill.feed.settings import aligned, lane_of
 from tokenmill.feed.source import Source
 from tokenmill.feed.state import (

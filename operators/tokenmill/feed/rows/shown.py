@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.plan import Plan
-from tokenmill.feed.sides import Side
+from tokenmill.feed.rows.plan import Plan
+from tokenmill.feed.rows.sides import Side
 from tokenmill.store import Store, Version
 from tokenmill.store.diff import diff
 from tokenmill.store.hidden import Hidden

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.blend import Blend
-from tokenmill.feed.carried import CarriedLane, ShiftedLane
-from tokenmill.feed.lanes import Items, Lane, Rows
+from tokenmill.feed.sequence.blend import Blend
+from tokenmill.feed.sequence.carried import CarriedLane, ShiftedLane
+from tokenmill.feed.sequence.lanes import Items, Lane, Rows
 
 #: Ends of epochs of a mixture that are kept, for they are searched for.
 KEPT_ENDS = 64

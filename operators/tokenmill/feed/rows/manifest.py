@@ -144,9 +144,8 @@ class SegmentManifest:
         row = shard - self._ends[segment] + self._refs[segment].rows
         table = self._tables.get(segment)
         if table is None and shard == self._first:
-            if self._head is None:
-                self._head = read_head(self._storage, self._refs[segment], FACTS, row + 1)
-            table = self._head
+            table = self._head or read_head(self._storage, self._refs[segment], FACTS, row + 1)
+            self._head = table
         elif table is None:
             table = read_segments(self._storage, [self._refs[segment]], FACTS).combine_chunks()
             # Replaced as a whole: others may be looking at it.

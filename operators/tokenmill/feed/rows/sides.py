@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.feed.manifest import FACTS, TableManifest
+from tokenmill.feed.rows.manifest import FACTS, TableManifest
 from tokenmill.shards.select import stored_layout
 from tokenmill.store import Store
 from tokenmill.store.groups import absent_rows, group_table

@@ -1,6 +1,6 @@
 """A folder of checked blocks that the processes of a node share, of a hard byte limit.
 
-Three things are locked, all as bytes of one permanent lock file (`tokenmill.feed.locks`), so a
+Three things are locked, all as bytes of one permanent lock file (`feed.shards.locks`), so a
 killed process leaves none behind:
 
 - the *books*: who writes or deletes a file here holds them. Room is booked before a file is begun
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tokenmill.feed.locks import LockFile, drop_inherited
+from tokenmill.feed.shards.locks import LockFile, drop_inherited
 
 LOCK_FILE = "tokenmill-cache.lock"
 #: Names that the cache gives: of a block, and of one that is being written.

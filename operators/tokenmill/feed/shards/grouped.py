@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill.feed.columns import Chunk, Projection, Values
-from tokenmill.feed.files import ShardFiles
+from tokenmill.feed.shards.files import ShardFiles
 from tokenmill.shards import read_format
 from tokenmill.shards.base import ShardReader
 from tokenmill.shards.columns import decode_stream

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from tokenmill.feed.fetching import Fetch, FetchPool
-from tokenmill.feed.files import ShardFiles, told, whole_shard
-from tokenmill.feed.node_cache import Block, Kept
-from tokenmill.feed.pieces import ShardIndex, footer_bytes, read_index, tail_bytes
+from tokenmill.feed.shards.fetching import Fetch, FetchPool
+from tokenmill.feed.shards.files import ShardFiles, told, whole_shard
+from tokenmill.feed.shards.node_cache import Block, Kept
+from tokenmill.feed.shards.pieces import ShardIndex, footer_bytes, read_index, tail_bytes
 from tokenmill_infra.storage.direct import DirectRanges
 from tokenmill_schemas.errors import CorruptShardError
 

@@ -7,7 +7,7 @@ after it was drawn.
 There are two ways to keep that. Where most rows are shown, shards are cut into runs: stretches of
 rows without a hidden one between them; a shard of which all is shown is one run. Where runs would
 be short, as under a filter that takes every other row, it is one bit per stored row
-(`tokenmill.feed.bits`).
+(`tokenmill.feed.rows.bits`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tokenmill.feed.bits import Bits, Selection
-from tokenmill.feed.stretches import Stretches
+from tokenmill.feed.rows.bits import Bits, Selection
+from tokenmill.feed.rows.stretches import Stretches
 from tokenmill_schemas.errors import StoreError
 
 Rows = npt.NDArray[np.int64]

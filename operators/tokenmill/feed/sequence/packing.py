@@ -1,7 +1,7 @@
 """Packing: variable-length samples put into windows of one fixed length, as the items of a lane.
 
 Rows are dealt to groups in blocks, once for all epochs. A group's rows fill windows of their own by
-best fit decreasing (`tokenmill.feed.best_fit`), as many in every epoch, for that depends on their
+best fit decreasing (`feed.sequence.best_fit`), as many in every epoch, for that depends on their
 lengths only. An epoch has its own order of groups and of the windows in a group, and its own choice
 of which sample takes which of the places that fit it. So any window is a function of its number,
 for the cost of packing its group, of which the last few are kept; a buffer of samples that wait for
@@ -15,13 +15,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tokenmill.feed.best_fit import Windows, count_windows, pack, ragged
-from tokenmill.feed.dealing import GROUP_ROWS, Deal, sorted_by
-from tokenmill.feed.draw import Draw, Words
-from tokenmill.feed.lanes import Drawn, Items, Rows
-from tokenmill.feed.order import Shuffle
-from tokenmill.feed.permutation import derive_key, permute
-from tokenmill.feed.sizes import Sizes
+from tokenmill.feed.rows.sizes import Sizes
+from tokenmill.feed.sequence.best_fit import Windows, count_windows, pack, ragged
+from tokenmill.feed.sequence.dealing import GROUP_ROWS, Deal, sorted_by
+from tokenmill.feed.sequence.draw import Draw, Words
+from tokenmill.feed.sequence.lanes import Drawn, Items, Rows
+from tokenmill.feed.sequence.order import Shuffle
+from tokenmill.feed.sequence.permutation import derive_key, permute
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.strict import nearest
 
@@ -241,7 +241,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedLane:
-    """Windows of packed rows, as the items of a store; see `tokenmill.feed.lanes`.
+    """Windows of packed rows, as the items of a store; see `tokenmill.feed.sequence.lanes`.
 
     ``items`` may be less than the plan's windows, for an epoch of whole batches, whose last windows
     are then not shown; or more, to complete the last batch with the epoch's first windows.

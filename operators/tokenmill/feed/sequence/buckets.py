@@ -1,8 +1,8 @@
 """Shape buckets: every item is a batch of rows that all have one shape.
 
-Rows of one shape are a bucket, each with an order of its own (`tokenmill.feed.order`), of which an
+Rows of one shape are a bucket, each with an order of its own (`sequence.order`), of which an
 epoch's batches are cut; buckets are mixed at the granularity of batches by the exact recurrence of
-`tokenmill.feed.blend`, in proportion to their batches. So every rank gets one shape per step, no
+`feed.sequence.blend`, in proportion to their batches. So every rank gets one shape per step, no
 batch waits for stragglers of its bucket, and any item is a function of its number. (The buckets
 themselves are NovelAI's aspect ratio bucketing, 2022; loaders that fill them while they read lose
 what they hold when they stop.)
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenmill.feed.blend import Blend
-from tokenmill.feed.lanes import Drawn, Items, Rows
-from tokenmill.feed.order import Order, Shuffle
-from tokenmill.feed.permutation import derive_key
-from tokenmill.feed.sizes import Sizes
+from tokenmill.feed.rows.sizes import Sizes
+from tokenmill.feed.sequence.blend import Blend
+from tokenmill.feed.sequence.lanes import Drawn, Items, Rows
+from tokenmill.feed.sequence.order import Order, Shuffle
+from tokenmill.feed.sequence.permutation import derive_key
 from tokenmill_schemas.errors import JobError
 
 #: Distinct shapes at the most.
@@ -137,7 +137,7 @@ class Mixing:
 
 
 class BucketLane:
-    """Batches of one shape each, as the items of a store; see `tokenmill.feed.lanes`.
+    """Batches of one shape each, as the items of a store; see `tokenmill.feed.sequence.lanes`.
 
     An epoch has of every bucket the batches that its rows fill. With ``drop_last`` the rows behind
     the last whole batch, in the bucket's order of that epoch, are not shown in it; without, they
@@ -172,7 +172,8 @@ class BucketLane:
                 f"{MAX_SHAPES}: too many for batches of one shape; pack them instead",
                 path="feed.buckets",
             )
-        self._sizes, self._batch, self._seed, self._shuffle = sizes, batch_size, seed, shuffle
+        self._sizes, self._batch, self._seed = sizes, batch_size, seed
+        self._shuffle: Shuffle = shuffle
         rounded = sizes.counts if drop_last else sizes.counts + batch_size - 1
         self._batches = rounded // batch_size
         if not self._batches.any():

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenmill.feed.draw import Words
-from tokenmill.feed.lanes import Rows
-from tokenmill.feed.order import BLOCK_ROWS, WINDOW_BLOCKS, Shuffle
-from tokenmill.feed.permutation import derive_key, permute, unpermute
+from tokenmill.feed.sequence.draw import Words
+from tokenmill.feed.sequence.lanes import Rows
+from tokenmill.feed.sequence.order import BLOCK_ROWS, WINDOW_BLOCKS, Shuffle
+from tokenmill.feed.sequence.permutation import derive_key, permute, unpermute
 
 #: Rows of a group, about.
 GROUP_ROWS = BLOCK_ROWS * WINDOW_BLOCKS

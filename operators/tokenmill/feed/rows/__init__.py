@@ -1,0 +1,1 @@
+"""Which samples there are: the rows that a snapshot shows, by filters, tombstones and groups."""

@@ -1,0 +1,1 @@
+"""What comes when: the order of all samples as functions of numbers, without reading data."""
