@@ -192,7 +192,10 @@ def _laid(order: Rows, parts: Sequence[Values]) -> Values:
     arrays = [values for values in parts if isinstance(values, np.ndarray)]
     if len(arrays) == len(parts):
         out = np.empty((len(order), *arrays[0].shape[1:]), arrays[0].dtype)
-        out[order] = np.concatenate(arrays)
+        start = 0
+        for array in arrays:
+            out[order[start : start + len(array)]] = array
+            start += len(array)
         return out
     rows = [value for values in parts for value in values]
     return [rows[i] for i in np.argsort(order).tolist()]
