@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tokenmill.feed.columns import Batch, Chunk, Values, to_numpy
 from tokenmill.feed.parts import OpenedPart, merged_columns, moved
+from tokenmill.feed.rows.opening import RemoteShards
 from tokenmill.feed.sequence.draw import Draw
 from tokenmill.feed.sequence.lanes import Rows
 from tokenmill.feed.sequence.schedule import Place, Span
@@ -103,6 +104,18 @@ class Reader:
         """Forget every open file and lock, after a fork."""
         for part in self.parts:
             part.opened.shards.reset()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any store must be fetched from elsewhere."""
+        return any(isinstance(part.opened.shards, RemoteShards) for part in self.parts)
+
+    def ahead(self, span: Span) -> None:
+        """Begin to fetch what a span needs, where that takes time; does not wait."""
+        for number, part in enumerate(self.parts):
+            rows = span.rows if span.parts is None else span.rows[span.parts == number]
+            if len(rows) and isinstance(part.opened.shards, RemoteShards):
+                part.opened.shards.ahead(*part.opened.plan.locate(rows))
 
     @property
     def late(self) -> bool:

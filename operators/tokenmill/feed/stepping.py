@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
@@ -20,6 +21,9 @@ CHUNK_BYTES = 2 * 2**20
 CHUNK_STEPS = 256
 #: Items that are ordered at once: arithmetic on short arrays is mostly calls.
 ORDERED_ITEMS = 1 << 14
+
+#: Spans of a remote store whose blocks are fetched ahead: half a window of 256 two-byte tokens.
+AHEAD_SPANS = 16
 
 
 class Stepper:
@@ -54,11 +58,27 @@ class Stepper:
     def _read_ahead(self, first: int, stride: int, end: int | None) -> Generator[tuple[int, Batch]]:
         self._notice_fork()
         spans = self._spans(first, stride, end)
+        if self._threads and self._reader.is_remote:
+            spans = self._announced(spans)
         chunks = prefetch(self._read, spans, threads=self._threads, after_fork=self._notice_fork)
         with closing(chunks):
             for span, batches in chunks:
                 for i in range(span.steps):
                     yield span.step(i), batches[i]
+
+    def _announced(self, spans: Iterator[Span]) -> Iterator[Span]:
+        """Yield spans while those behind them begin to be fetched, more of them from span to span.
+
+        A window's blocks are wanted all at once; without this the next window's would be asked for
+        only when its first rows are.
+        """
+        waiting: deque[Span] = deque()
+        for count, span in enumerate(spans):
+            self._reader.ahead(span)
+            waiting.append(span)
+            if len(waiting) > min(AHEAD_SPANS, count // 2):
+                yield waiting.popleft()
+        yield from waiting
 
     def _read(self, span: Span) -> tuple[Span, Sequence[Batch] | Steps]:
         batches = self._reader.read(span)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -145,6 +145,15 @@ def _layout(store: Store, snapshot: Snapshot, manifest: Manifest) -> ShardLayout
     return stored_layout(store.storage, manifest.path(int(np.argmax(manifest.samples > 0))))
 
 
+@runtime_checkable
+class RemoteShards(Shards, Protocol):
+    """Shards that take time to be fetched, and want to know early which rows will be gathered."""
+
+    def ahead(self, shards: Rows, rows: Rows) -> None:
+        """Begin to fetch what a later `gather` of these rows needs; does not wait."""
+        ...
+
+
 class JoinedShards:
     """Shards and the files beside them as one: a sample has one place in all of them."""
 
@@ -159,6 +168,12 @@ class JoinedShards:
         """Forget every open file and lock, after a fork."""
         for reader in self._readers:
             reader.reset()
+
+    def ahead(self, shards: Rows, rows: Rows) -> None:
+        """Begin to fetch what a later `gather` of these rows needs; does not wait."""
+        for reader in self._readers:
+            if isinstance(reader, RemoteShards):
+                reader.ahead(shards, rows)
 
     def gather(self, shards: Rows, rows: Rows, *, share: int) -> Chunk:
         """Return row ``rows[i]`` of shard ``shards[i]`` at place i, in batches of ``share``.
