@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# One more than two cores: tests of servers and clusters wait much of their time.
+WORKERS ?= 3
 
 .PHONY: help setup demo test test-all check format bench peers build clean
 
@@ -22,10 +24,10 @@ demo: $(READY)  ## Tokenize the sample corpus end to end and show what came of i
 	@$(BIN)/python -m tokenmill_pipelines.demo
 
 test: check  ## Lint, type-check and run the test suite
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup
 
 test-all: check  ## The test suite with its slow tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 check: $(READY)  ## Lint and type-check
 	$(BIN)/ruff check .

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tokenmill.testing.s3server import S3Server, s3_server, weed_binary
 from tokenmill_schemas.job import Job, parse_job, read_job
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows has no limits to leave behind
+    resource = None
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +73,16 @@ def pytest_collection_modifyitems(
             item._id = type(item.id).parse(f"{item.nodeid}@{name}")
         if not item.nodeid.endswith(f"@{name}"):
             raise pytest.UsageError(f"xdist will not see that {item.nodeid} is of group {name}")
+
+
+@pytest.fixture(autouse=True)
+def memory_ceiling() -> Iterator[None]:
+    """Leave no ceiling of memory behind: a worker whose thread hangs keeps its own, and others'."""
+    before = resource.getrlimit(resource.RLIMIT_DATA) if resource else None
+    yield
+    if resource and before and resource.getrlimit(resource.RLIMIT_DATA)[0] != before[0]:
+        gc.collect()  # workers that were given up leave when they are collected
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

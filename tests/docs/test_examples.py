@@ -29,6 +29,7 @@ def example(name: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)
 
 
+@pytest.mark.slow  # `tokenmill train` goes the same way in the quick suite
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_train_resumes_on_another_number_of_workers(store: Store, tmp_path: Path) -> None:

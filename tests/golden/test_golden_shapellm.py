@@ -39,7 +39,7 @@ def samples(recorded: dict[str, Any]) -> dict[str, Any]:
     return recorded | {"flat_indices": recorded["flat_index"], "values": recorded["value"]}
 
 
-@pytest.mark.parametrize("width", ["full", "small"])
+@pytest.mark.parametrize("width", [pytest.param("full", marks=pytest.mark.slow), "small"])
 def test_an_official_checkpoint_gives_the_official_ids(width: str, tmp_path: Path) -> None:
     """Official keys in a .bin give the recorded ids, of two volumes in one batch."""
     cases = [load_case(path) for path in sorted(CASES.glob(f"{width}-*.json"))]

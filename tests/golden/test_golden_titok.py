@@ -41,7 +41,12 @@ def test_every_case_file_is_tested() -> None:
     assert found == {name for name, *_ in CASES}
 
 
-@pytest.mark.parametrize(("name", "variant", "suffix"), CASES, ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("name", "variant", "suffix"),
+    # The larger networks of the same form.
+    [*CASES[:2], *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES[2:4]), CASES[4]],
+    ids=[c[0] for c in CASES],
+)
 def test_an_official_checkpoint_gives_the_official_tokens(
     name: str, variant: str, suffix: str, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_ray_trains_two_workers_that_add_up() -> None:
     assert {facts["total"] for facts in heard} == {21}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_raises_what_a_worker_raised() -> None:
