@@ -44,8 +44,10 @@ class TerminatedError(KeyboardInterrupt):
 
 
 @contextmanager
-def guard(*, as_json: bool, debug: bool) -> Iterator[Observer]:
+def guard(*, as_json: bool, debug: bool, again: str = "the same command") -> Iterator[Observer]:
     """Give a command its observer and turn what it raises into one line and an exit code.
+
+    ``again`` is what a person who stopped it runs to go on.
 
     Raises:
         typer.Exit: whatever went wrong, with its code.
@@ -58,7 +60,7 @@ def guard(*, as_json: bool, debug: bool) -> Iterator[Observer]:
         except KeyboardInterrupt as error:
             ended = isinstance(error, TerminatedError)
             word = "terminated" if ended else "interrupted"
-            _tell(f"{word}; what is done is kept, the same command goes on from there", as_json)
+            _tell(f"{word}; what is done is kept, {again} goes on from there", as_json)
             raise typer.Exit(TERMINATED if ended else INTERRUPTED) from error
         except Exception as error:  # the top: what is left becomes a line
             if debug:

@@ -24,7 +24,8 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a small reference generator on a store's tokens, and show what it draws."""
-    with guard(as_json=as_json, debug=debug) as observer:
+    again = "the same command with --resume"
+    with guard(as_json=as_json, debug=debug, again=again) as observer:
         from tokenmill_infra.cluster import limit_threads
         from tokenmill_pipelines.train.config import read_train_job
         from tokenmill_schemas.job import ClusterConfig
