@@ -9,7 +9,7 @@ Ids are the same on every machine: distances are sums of integers, and of equall
 lowest id wins. Blocks are mostly empty or mostly full, so products of a sparse with a dense matrix
 find them in less than half of the time that a dense product takes.
 
-Weights (safetensors, made by ``python -m tokenmill_pipelines.fit.voxel_vq``):
+Weights (safetensors, made by ``python -m tokenmill_pipelines.fit.codebooks.voxel_vq``):
 
 ===== =========== =============================================================================
 codes uint8 K, 64 a code a row, a cell a bit: cell (x, y, z) is bit ``z`` of byte ``8 x + y``,

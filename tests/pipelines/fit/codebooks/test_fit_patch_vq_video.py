@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from tokenmill.tokenizers.patch_vq_codebook import BASIS_BITS
-from tokenmill_pipelines.fit import clips
-from tokenmill_pipelines.fit import patch_vq_video as fitting
-from tokenmill_pipelines.fit.pictures import Corpora
+from tokenmill_pipelines.fit.codebooks import clips
+from tokenmill_pipelines.fit.codebooks import patch_vq_video as fitting
+from tokenmill_pipelines.fit.codebooks.pictures import Corpora
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Fit the codebook of tubes of `tokenmill.tokenizers.patch_vq` and write its weights.
 
     for name in iscc-samples lomiri-wallpapers openclipart; do tokenmill samples fetch $name; done
-    python -m tokenmill_pipelines.fit.patch_vq_video --photos DIR --drawings DIR --film FILE.mp4 \
+    python -m tokenmill_pipelines.fit.codebooks.patch_vq_video --photos DIR --drawings DIR --film FILE.mp4 \
         --out FILE.safetensors
 
-As `tokenmill_pipelines.fit.patch_vq`; the basis is made of those products of cosines over time,
+As `tokenmill_pipelines.fit.codebooks.patch_vq`; the basis is made of those products of cosines over time,
 rows and columns that have the most energy in the training clips.
 """
 
@@ -38,7 +38,7 @@ from tokenmill.tokenizers.patch_vq_codebook import (
     to_tubes,
     with_neighbours,
 )
-from tokenmill_pipelines.fit.clips import (
+from tokenmill_pipelines.fit.codebooks.clips import (
     LENGTH,
     SIDE,
     ClipCorpora,
@@ -46,7 +46,7 @@ from tokenmill_pipelines.fit.clips import (
     drawn_pans,
     film_clips,
 )
-from tokenmill_pipelines.fit.patch_vq import (
+from tokenmill_pipelines.fit.codebooks.patch_vq import (
     MEANS,
     PSNR_CAP_DB,
     YCBCR,
@@ -55,7 +55,7 @@ from tokenmill_pipelines.fit.patch_vq import (
     psnr,
     smooth_first,
 )
-from tokenmill_pipelines.fit.pictures import Corpora, Pixels
+from tokenmill_pipelines.fit.codebooks.pictures import Corpora, Pixels
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def _fit_decoder(
 ) -> IntArray:
     """Return ``int16[D + 10 neighbours, 768]``, a ridge regression of pixels on codes.
 
-    As `tokenmill_pipelines.fit.patch_vq.fit_decoder`: means are taken as they are, and neighbours
+    As `tokenmill_pipelines.fit.codebooks.patch_vq.fit_decoder`: means are taken as they are, and neighbours
     count by their difference from the tube.
     """
     near = settings.neighbour_features

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from tokenmill.tokenizers.patch_vq_codebook import BASIS_BITS
-from tokenmill_pipelines.fit import patch_vq as fitting
-from tokenmill_pipelines.fit.pictures import Corpora, drawings, photos, recolour
+from tokenmill_pipelines.fit.codebooks import patch_vq as fitting
+from tokenmill_pipelines.fit.codebooks.pictures import Corpora, drawings, photos, recolour
 
 
 @pytest.fixture

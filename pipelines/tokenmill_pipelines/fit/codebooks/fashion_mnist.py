@@ -1,7 +1,7 @@
 """Fit a codebook of `tokenmill.tokenizers.patch_vq` for Fashion-MNIST, in seconds on one core.
 
     tokenmill samples fetch fashion-mnist
-    python -m tokenmill_pipelines.fit.fashion_mnist --out fashion_mnist.safetensors \
+    python -m tokenmill_pipelines.fit.codebooks.fashion_mnist --out fashion_mnist.safetensors \
         --listing samples/fashion-mnist/listing.parquet
 
 Pictures are enlarged to 56 pixels, so a patch is 4 x 4 of their own and a picture 7 x 7 ids of 512.
@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from tokenmill.tokenizers.patch_vq_codebook import Codebook, Floats, to_patches
-from tokenmill_pipelines.fit.patch_vq import (
+from tokenmill_pipelines.fit.codebooks.patch_vq import (
     FLAT_ENERGY,
     dct_basis,
     draw,
@@ -31,7 +31,7 @@ from tokenmill_pipelines.fit.patch_vq import (
     lloyd,
     psnr,
 )
-from tokenmill_pipelines.fit.pictures import Pixels
+from tokenmill_pipelines.fit.codebooks.pictures import Pixels
 
 SIDE = 56
 #: Grey pictures: 20 frequencies of luma; of the colours the means, which are always zero.

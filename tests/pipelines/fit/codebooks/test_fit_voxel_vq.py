@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tokenmill.tokenizers.voxel_vq import BYTES, Packed, to_blocks, unpack
-from tokenmill_pipelines.fit import voxel_vq as fitting
+from tokenmill_pipelines.fit.codebooks import voxel_vq as fitting
 
 SAMPLES = Path(__file__).parents[3] / "pipelines/samples/shapes"
 

@@ -1,7 +1,7 @@
 """Training and held-out clips for fitting: a real film, and slow pans and zooms over pictures.
 
 Fitted on: the first four fifths of the CC-BY film of ``iscc-samples``, and motion over the pictures
-that `tokenmill_pipelines.fit.pictures` fits on. Held out: the rest of the film and motion over the
+that `tokenmill_pipelines.fit.codebooks.pictures` fits on. Held out: the rest of the film and motion over the
 pictures that are held out there.
 """
 
@@ -15,7 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from tokenmill_pipelines.fit.pictures import (
+from tokenmill_pipelines.fit.codebooks.pictures import (
     PHOTO_SCALES,
     Corpora,
     Pixels,

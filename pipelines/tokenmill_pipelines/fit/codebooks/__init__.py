@@ -1,0 +1,1 @@
+"""Fitting the codebooks of the tiny quantizers, one module each, run by hand."""
