@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from tokenmill_schemas.cron import check_cron, check_timezone
 from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.limits import LimitsConfig as LimitsConfig
 from tokenmill_schemas.secrets import check_options, check_storage, check_urls
 from tokenmill_schemas.strict import build
 
@@ -96,49 +97,6 @@ class ClusterConfig:
             raise ValueError("torch_threads, decode_threads and units_in_flight must be positive")
         if self.max_attempts < 1 or self.lease_s <= 0:
             raise ValueError("max_attempts and lease_s must be positive")
-
-
-_POSITIVE_LIMITS = (
-    *("max_asset_bytes", "max_video_bytes", "max_pixels", "max_faces", "max_points"),
-    *("view_bytes", "asset_deadline_s", "batch_bytes"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsConfig:
-    """What one asset, one batch and one run may cost.
-
-    ``max_asset_bytes`` holds for what is read whole (pictures, shapes), ``max_video_bytes`` for
-    what is read as it plays; ``max_pixels`` of one picture or frame. ``asset_deadline_s`` counts
-    from the last byte that an asset's decoder read. ``view_bytes`` is the most that one view may
-    take in memory where the tokenizer cannot take it in parts. ``asset_memory_bytes`` is by how
-    much decoding and viewing one asset may make its actor grow before it is given up, 0 sets no
-    limit; it counts private memory that is asked for, and the kernel refuses what is beyond (on
-    Linux).
-    """
-
-    max_asset_bytes: int = 512 * 2**20
-    max_video_bytes: int = 64 * 2**30
-    max_pixels: int = 100_000_000
-    max_faces: int = 20_000_000
-    max_points: int = 50_000_000
-    view_bytes: int = 2**30
-    asset_memory_bytes: int = 8 * 2**30
-    asset_deadline_s: float = 60.0
-    batch_size: int = 0
-    batch_bytes: int = 256 * 2**20
-    max_quarantined_fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in _POSITIVE_LIMITS:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive")
-        if self.asset_memory_bytes < 0:
-            raise ValueError("asset_memory_bytes must be positive, or 0 for no limit")
-        if self.batch_size < 0:
-            raise ValueError("batch_size must be positive, or 0 for the tokenizer's own")
-        if not 0 <= self.max_quarantined_fraction <= 1:
-            raise ValueError("max_quarantined_fraction must be from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tokenmill_schemas.arrow import FORMAT_VERSION
 from tokenmill_schemas.canonical import canonical_json, digest
+from tokenmill_schemas.entropy import EntropySums
 from tokenmill_schemas.errors import FormatVersionError
 from tokenmill_schemas.tokens import TokenSpec, spec_from_json
 
@@ -114,7 +115,9 @@ class Receipt:
     ``seconds`` holds thread-seconds per hop, ``statistics`` token counts per stream; neither is
     part of the dataset's identity. ``min_key`` and ``max_key`` bound the keys of the unit's assets
     (by code points), so that one asset is found without opening every shard. ``shapes`` are those
-    of the samples (`tokenmill_schemas.shapes`) in base64; "" where none varies.
+    of the samples (`tokenmill_schemas.shapes`) in base64; "" where none varies. ``entropy`` are
+    sums (`tokenmill_schemas.entropy`), and ``checks`` what a sample of the shard decodes to
+    (`tokenmill.worker.roundtrip`); {} where nobody asked.
     """
 
     unit_id: str
@@ -135,12 +138,15 @@ class Receipt:
     min_key: str = ""
     max_key: str = ""
     shapes: str = ""
+    entropy: EntropySums = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value from which `receipt_from_json` makes an equal receipt."""
         value = asdict(self)
-        if not self.shapes:
-            del value["shapes"]  # as in the receipts that were written before there were any
+        for name in ("shapes", "entropy", "checks"):
+            if not value[name]:
+                del value[name]  # as in the receipts that were written before there were any
         return value
 
 
@@ -151,7 +157,13 @@ class _Record(Protocol):
 R = TypeVar("R", bound=_Record)
 
 #: Python's types of the JSON values that a field's annotation allows; others are made from several.
-_TYPES: dict[str, type] = {"str": str, "Disposition": str, "int": int, "dict": dict}
+_TYPES: dict[str, type] = {
+    "str": str,
+    "Disposition": str,
+    "int": int,
+    "dict": dict,
+    "EntropySums": dict,
+}
 
 
 def _record(cls: type[R], value: Any, **made: Any) -> R:
@@ -227,7 +239,8 @@ class Snapshot:
     every listing that was tokenized (of two rows of one key the later one counts), ``tombstones``
     the samples that no feed may show, ``missing`` the assets that their source lists no longer,
     ``groups`` the columns that were added to samples later. ``merged`` says up to which number
-    branches were merged into this one.
+    branches were merged into this one, ``entropy`` has the sums of the receipts that it came from
+    (`tokenmill_schemas.entropy`), {} where they have none.
     ``fingerprint_parts`` is what the fingerprint hashes, kept readable; ``layout`` is the digest of
     the columns that all shards share.
     """
@@ -249,6 +262,7 @@ class Snapshot:
     groups: tuple[ColumnGroup, ...] = ()
     merged: dict[str, int] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    entropy: EntropySums = field(default_factory=dict)
     branch: str = "main"
     message: str = ""
     job: dict[str, Any] = field(default_factory=dict)
@@ -282,6 +296,8 @@ class Snapshot:
         value["spec"] = self.spec.to_json()
         value["groups"] = [group.to_json() for group in self.groups]
         value["content_id"] = self.content_id
+        if not self.entropy:
+            del value["entropy"]  # as in the versions that were written before there was any
         return canonical_json(value) + b"\n"
 
 
