@@ -195,6 +195,15 @@ def bits_per_value(stream: Stream) -> int:
     return 1 if stream.kind == "bits" else stream.bits_per_token
 
 
+def stored_bits(stream: Stream, packing: Packing) -> int:
+    """Return the bits that one id, one code or one latent vector takes in a shard."""
+    if is_packed(stream, packing):
+        return bits_per_value(stream) * (stream.width_bits if stream.kind == "bits" else 1)
+    if stream.kind == "float":
+        return stream.bits_per_token
+    return int(stream.storage_dtype.removeprefix("uint"))
+
+
 def stream_fields(stream: Stream, packing: Packing) -> list[pa.Field]:
     """Return the columns that hold one stream: the tokens, and their shapes where they vary."""
     count = values_per_sample(stream)

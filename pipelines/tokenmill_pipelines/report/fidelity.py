@@ -5,27 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import numpy as np
-
-from tokenmill.views.base import Array
+from tokenmill.measures import iou, shared_faces
 from tokenmill_pipelines.report import text
 from tokenmill_pipelines.report.record import Reconstruction
-
-
-def iou(original: Array, decoded: Array) -> float:
-    """Return the intersection over union of two occupancies; 1 when both are empty."""
-    union = int(np.logical_or(original, decoded).sum())
-    return int(np.logical_and(original, decoded).sum()) / union if union else 1.0
-
-
-def shared_faces(original: Array, decoded: Array) -> float:
-    """Return which part of the triangles ``[F, 3, 3]`` of both is in both, however turned."""
-    one, other = _triangles(original), _triangles(decoded)
-    return len(one & other) / max(1, len(one | other))
-
-
-def _triangles(soup: Array) -> set[tuple[tuple[int, ...], ...]]:
-    return {tuple(sorted(map(tuple, face))) for face in soup.tolist()}
 
 
 def figure(made: Reconstruction) -> str:

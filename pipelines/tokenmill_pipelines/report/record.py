@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tokenmill.measures import psnr_db
 from tokenmill.views.base import Array, ViewKind
 from tokenmill_infra.observe import bottleneck
 from tokenmill_schemas.arrow import Packing
@@ -37,9 +37,7 @@ class Reconstruction:
     @property
     def psnr_db(self) -> float:
         """Peak signal-to-noise ratio of pixels, over all frames and channels; infinite if equal."""
-        apart = self.original.astype(np.float64) - self.decoded.astype(np.float64)
-        error = float(np.mean(apart**2))
-        return 10 * math.log10(255**2 / error) if error else math.inf
+        return psnr_db(self.original, self.decoded)
 
 
 @dataclass(frozen=True, slots=True)

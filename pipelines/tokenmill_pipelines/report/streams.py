@@ -15,7 +15,7 @@ from tokenmill.worker.stream_statistics import (
 )
 from tokenmill_pipelines.report import charts, text
 from tokenmill_pipelines.report.record import RunRecord
-from tokenmill_schemas.arrow import Packing, bits_per_value, is_packed
+from tokenmill_schemas.arrow import Packing, stored_bits
 from tokenmill_schemas.tokens import Stream
 
 TOP_IDS = 8
@@ -30,14 +30,6 @@ class StreamCard:
     facts: tuple[tuple[str, str], ...]
     chart: charts.Chart | None
     top: tuple[tuple[int, str], ...] = ()
-
-
-def stored_bits(stream: Stream, packing: Packing) -> float:
-    """Return the bits that one id, one code or one latent vector takes in a shard."""
-    if is_packed(stream, packing):
-        return bits_per_value(stream) * (stream.width_bits if stream.kind == "bits" else 1)
-    values = stream.channels if stream.kind == "float" else 1
-    return float(8 * np.dtype(stream.storage_dtype).itemsize * values)
 
 
 def cards(record: RunRecord) -> list[StreamCard]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tokenmill.measures import iou, shared_faces
 from tokenmill_pipelines.report.drawing import FRAME_SIDE, GAP, contact_sheet, draw
-from tokenmill_pipelines.report.fidelity import figure, iou, shared_faces, summary
+from tokenmill_pipelines.report.fidelity import figure, summary
 from tokenmill_pipelines.report.page import write_report
 from tokenmill_pipelines.report.record import Reconstruction, RunRecord
 

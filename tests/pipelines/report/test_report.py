@@ -25,13 +25,13 @@ from tokenmill_pipelines.report import (
     charts,
     images,
     markdown_summary,
-    streams,
     text,
     write_report,
 )
 from tokenmill_pipelines.report.environment import environment
 from tokenmill_pipelines.report.markdown import escape
 from tokenmill_pipelines.report.redact import HIDDEN, redact
+from tokenmill_schemas.arrow import stored_bits
 from tokenmill_schemas.tokens import Axis, Stream, TokenSpec
 
 START = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -340,10 +340,10 @@ def test_bars_keep_the_order_of_the_hops_and_their_shares() -> None:
 def test_stored_bits_follow_the_packing() -> None:
     """What a page calls stored is what a shard takes."""
     image, code, latent = SPEC.streams
-    assert streams.stored_bits(image, "raw") == 16
-    assert streams.stored_bits(image, "bits") == 10
-    assert streams.stored_bits(code, "raw") == 18
-    assert streams.stored_bits(latent, "raw") == 64
+    assert stored_bits(image, "raw") == 16
+    assert stored_bits(image, "bits") == 10
+    assert stored_bits(code, "raw") == 18
+    assert stored_bits(latent, "raw") == 64
 
 
 def test_the_summary_is_markdown_with_whole_tables() -> None:
