@@ -32,6 +32,7 @@ HOPS = (
     Hop("view", "reading crops, flips and windows from pixels"),
     Hop("batch", "stacking views and preparing the network's input"),
     Hop("encode", "running the tokenizer's network"),
+    Hop("check", "decoding a sample of each shard again and measuring it"),
     Hop("write", "writing, checking and publishing shards"),
     Hop("commit", "making all receipts one snapshot"),
 )

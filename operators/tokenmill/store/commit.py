@@ -28,6 +28,7 @@ from tokenmill.store.takedown import recheck
 from tokenmill.store.takedowns import Takedowns
 from tokenmill.store.transaction import next_version, transact
 from tokenmill_infra.storage.storage import Storage
+from tokenmill_schemas.entropy import combine
 from tokenmill_schemas.errors import ConflictError, SnapshotNotFoundError
 from tokenmill_schemas.plan import IDENTITY, Unit
 from tokenmill_schemas.snapshot import (
@@ -200,6 +201,7 @@ def _next(log: Log, head: Snapshot, commit: Commit) -> Snapshot:
         tombstones=tombstones,
         missing=missing,
         totals=totals,
+        entropy=combine(head.entropy, *(receipt.entropy for receipt in commit.receipts)),
         message=commit.message,
         job=commit.job,
     )

@@ -20,6 +20,7 @@ from tokenmill.store.tables import append_rows, read_tables
 from tokenmill.store.takedowns import Takedowns
 from tokenmill.store.transaction import next_version, transact
 from tokenmill_infra.storage.storage import Storage
+from tokenmill_schemas.entropy import combine
 from tokenmill_schemas.errors import (
     ConflictError,
     FingerprintError,
@@ -38,7 +39,10 @@ from tokenmill_schemas.snapshot import (
 )
 
 #: What a version is made of, and what a restore brings back.
-CONTENT = ("segments", "rejects", "plans", "tombstones", "missing", "groups", "totals")
+CONTENT = (
+    *("segments", "rejects", "plans", "tombstones", "missing", "groups"),
+    *("totals", "entropy"),
+)
 
 
 #: The tables of a version whose rows are about single assets.
@@ -168,6 +172,7 @@ class _Merge:
             missing=self._table("missing", paths.MISSING, MISSING_SCHEMA),
             groups=tuple(self._beside(group, shards) for group in self._groups()),
             totals=self._totals(segments, rejects, tombstones),
+            entropy=combine(ours.entropy, theirs.entropy, less=self.base.entropy),
             merged=ours.merged | {branch: theirs.number},
         )
 

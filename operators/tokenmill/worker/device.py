@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ GROW_AFTER = 64
 #: Parts of a long clip after which an encoder that takes it in parts needs no more memory.
 WARM_PARTS = 4
 
+T = TypeVar("T")
 Shape = tuple[int, ...]
 #: Says for the time of a block what is at hand.
 Note = AbstractContextManager[None]
@@ -103,8 +105,26 @@ class Device:
         """Queue the end of a long clip; its tokens are the result's only piece."""
         return self._queue(functools.partial(self._finish, clip), note)
 
-    def _queue(self, call: Callable[[], Encoded], note: Note | None) -> Future[Encoded]:
-        def noted() -> Encoded:
+    def decode(self, tokens: Tokens, size_bytes: int, *, note: Note | None = None) -> Future[Array]:
+        """Queue the decoding of one sample, whose view takes ``size_bytes``.
+
+        ``tokens`` have a leading axis of one, and the result has none.
+        """
+        return self._queue(functools.partial(self._decode, tokens, size_bytes), note)
+
+    def _decode(self, tokens: Tokens, size_bytes: int) -> Array:
+        try:
+            with self._limit.encoding(size_bytes):
+                return np.asarray(self.encoder.decode(tokens)[0])
+        except (RuntimeError, MemoryError) as error:
+            # As with encoding: an asset that is read meanwhile may have left no memory.
+            if not (self._limit.limit_bytes and is_out_of_memory(error)):
+                raise
+        with self._limit.relief():
+            return np.asarray(self.encoder.decode(tokens)[0])
+
+    def _queue(self, call: Callable[[], T], note: Note | None) -> Future[T]:
+        def noted() -> T:
             with note or nullcontext():
                 return call()
 

@@ -13,11 +13,27 @@ import pyarrow as pa
 from tokenmill.shards.columns import count_tokens as count_tokens
 from tokenmill.shards.columns import make_batch
 from tokenmill.tokenizers.base import Tokens
+from tokenmill.worker.group_entropy import entropy_sums
 from tokenmill.worker.statistics import TokenStatistics
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.asset import AssetRef
+from tokenmill_schemas.entropy import EntropySums
 
 Place = tuple[int, int]
+
+
+def sample_id(ref: AssetRef, view: int) -> str:
+    """Return the id of a sample, which no other sample of a store has."""
+    return f"{ref.key}#{view}"
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The rows of a unit, how often each id is among them, and how varied they are."""
+
+    rows: pa.RecordBatch
+    statistics: TokenStatistics
+    entropy: EntropySums
 
 
 @dataclass(slots=True)
@@ -50,12 +66,13 @@ class Rows:
         self._places.extend(places)
         self._tokens.append(tokens)
 
-    def batch(self) -> tuple[pa.RecordBatch, TokenStatistics]:
+    def batch(self) -> Counted:
         """Return all rows in the order (asset, view), as the layout's columns, and their counts."""
         order = self._order()
         places = [self._places[i] for i in order]
         tokens = {s.name: self._stream(s.name, order) for s in self.layout.spec.streams}
-        return make_batch(self.layout, tokens, self._extras(places)), self._count(tokens)
+        rows = make_batch(self.layout, tokens, self._extras(places))
+        return Counted(rows, self._count(tokens), entropy_sums(self.layout.spec, tokens))
 
     def _count(self, tokens: dict[str, Any]) -> TokenStatistics:
         statistics = TokenStatistics.of(self.layout.spec)
@@ -86,5 +103,5 @@ class Rows:
     def _values(self, places: list[Place]) -> Iterator[dict[str, Any]]:
         for row, view in places:
             ref = self._refs[row]
-            own = {"sample_id": f"{ref.key}#{view}", "asset_key": ref.key}
+            own = {"sample_id": sample_id(ref, view), "asset_key": ref.key}
             yield {**ref.columns, **self._facts[row], **self._views[row, view], **own}

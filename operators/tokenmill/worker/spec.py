@@ -11,6 +11,7 @@ from tokenmill.sources.base import Source
 from tokenmill.store import Store
 from tokenmill.tokenizers.base import Tokenizer
 from tokenmill.views.base import View
+from tokenmill.worker.roundtrip import METRICS
 from tokenmill_infra.cluster.tasks import Cause
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import AssetError, Reason
@@ -43,6 +44,11 @@ class WorkerSpec:
     def batch_size(self) -> int:
         """Views of one batch, before the memory budget is applied."""
         return self.limits.batch_size or self.tokenizer.resources.batch_size
+
+    @property
+    def metric(self) -> str:
+        """What is measured of samples that are decoded again; "" where nothing can be."""
+        return METRICS.get(self.view.gives, "") if self.tokenizer.can_decode else ""
 
 
 _ENDS: dict[Cause, tuple[Reason, str]] = {

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,14 @@ from tokenmill.store.plans import read_unit
 from tokenmill.views.base import Array
 from tokenmill.worker.batching import Batch, Batcher
 from tokenmill.worker.control import control_view
-from tokenmill.worker.device import Device, Encoded, LongClip
+from tokenmill.worker.device import Device, Encoded, LongClip, is_out_of_memory
 from tokenmill.worker.pieces import Piece
 from tokenmill.worker.prepare import Asked, At, Incoming, Preparation
 from tokenmill.worker.publish import Written, write_shard
-from tokenmill.worker.reading import rejection
-from tokenmill.worker.rows import Place, Rows, count_tokens
+from tokenmill.worker.reading import ADDRESS, rejection
+from tokenmill.worker.roundtrip import Candidate, Choice, as_view, figure, stored_tokens
+from tokenmill.worker.rows import Counted, Place, Rows, count_tokens, sample_id
 from tokenmill.worker.spec import UnitTask, WorkerSpec
-from tokenmill.worker.statistics import TokenStatistics
 from tokenmill_schemas.asset import AssetRef, refs_of
 from tokenmill_schemas.errors import AssetError, Reason, TokenmillError
 from tokenmill_schemas.snapshot import Receipt, Reject
@@ -43,6 +44,7 @@ class UnitRun:
     device: Device
     batcher: Batcher
     at: At
+    choice: Choice
     rejects: dict[int, Reject] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     queued: deque[tuple[Batch, Future[Encoded]]] = field(default_factory=deque)
@@ -69,7 +71,8 @@ def run_unit(
     """
     batcher = Batcher(spec.batch_size, spec.limits.batch_bytes)
     at = functools.partial(preparation.at, task.task_id)
-    run = UnitRun(spec, task, Rows(spec.layout), device, batcher, at)
+    choice = Choice(spec.limits.checked_samples if spec.metric and not task.window else 0)
+    run = UnitRun(spec, task, Rows(spec.layout), device, batcher, at, choice)
     run.refs = _read_refs(spec, task, run)
     numbers = [row for row in _window(task, len(run.refs)) if row not in run.rejects]
     asked = (Asked(run.refs[row], row, at) for row in numbers)
@@ -125,6 +128,7 @@ def _take(run: UnitRun, row: int, asset: Incoming) -> None:
     clip: LongClip | None = None
     for piece in asset:
         place = row, piece.index
+        run.choice.see(row, sample_id(asset.ref, piece.index), piece)
         if piece.coordinates is not None:
             run.rows.add_view(place, piece.coordinates)
         if piece.data is not None and piece.coordinates is not None:
@@ -139,6 +143,8 @@ def _take(run: UnitRun, row: int, asset: Incoming) -> None:
         _reject(run, row, outcome.reject)
     elif row not in run.rejects:
         run.rows.add_asset(row, asset.ref, outcome.facts)
+        run.choice.keep()
+    run.choice.drop()
 
 
 def _stream(run: UnitRun, place: Place, piece: Piece, *, clip: LongClip | None) -> LongClip | None:
@@ -200,15 +206,51 @@ def _reject(run: UnitRun, row: int, reject: Reject) -> None:
 def _publish(run: UnitRun) -> Receipt:
     spec, unit = run.spec, run.task.unit
     start = time.perf_counter()
-    batch, statistics = run.rows.batch()
-    written = write_shard(spec.store, batch, spec.layout, unit_id=unit.unit_id, config=spec.shards)
+    counted = run.rows.batch()
+    rows = counted.rows
     run.spend({"write": time.perf_counter() - start})
-    return spec.store.publish(_receipt(run, written, batch, statistics))
+    checks = _check(run, rows)
+    start = time.perf_counter()
+    written = write_shard(spec.store, rows, spec.layout, unit_id=unit.unit_id, config=spec.shards)
+    run.spend({"write": time.perf_counter() - start})
+    return spec.store.publish(_receipt(run, written, counted, checks))
 
 
-def _receipt(
-    run: UnitRun, written: Written, batch: pa.RecordBatch, statistics: TokenStatistics
-) -> Receipt:
+def _check(run: UnitRun, rows: pa.RecordBatch) -> dict[str, Any]:
+    """Decode the chosen samples; returns what a receipt says of them, {} if none was asked for."""
+    if not (run.choice.count and rows.num_rows):
+        return {}
+    start = time.perf_counter()
+    found = [_measured(run, rows, place, one) for place, one in run.choice.chosen(rows)]
+    run.spend({"check": time.perf_counter() - start})
+    return {
+        "metric": run.spec.metric,
+        "passed_over": run.choice.passed_over,
+        "samples": [each for each in found if each is not None],
+    }
+
+
+def _measured(
+    run: UnitRun, rows: pa.RecordBatch, place: int, one: Candidate
+) -> dict[str, Any] | None:
+    """Return a sample's figure or why it has none; None where no memory is left for decoding it."""
+    tokens = stored_tokens(rows, place, run.spec.layout)
+    note = run.at(one.row, one.row + 1)
+    try:
+        decoded = run.device.decode(tokens, one.view.nbytes, note=note).result()
+        value = figure(run.spec.metric, one.view, as_view(decoded, one.view))
+    except TokenmillError as error:
+        return {"sample_id": one.sample_id, "error": str(error)}
+    except (RuntimeError, ValueError, LookupError, MemoryError) as error:
+        if is_out_of_memory(error):
+            run.choice.passed_over += 1
+            return None
+        text = ADDRESS.sub("", f"{type(error).__name__}: {error}")
+        return {"sample_id": one.sample_id, "error": text}
+    return {"sample_id": one.sample_id, "figure": value}
+
+
+def _receipt(run: UnitRun, written: Written, counted: Counted, checks: dict[str, Any]) -> Receipt:
     unit, config = run.task.unit, run.spec.shards
     return Receipt(
         unit_id=unit.unit_id,
@@ -216,8 +258,8 @@ def _receipt(
         row_group=unit.row_group,
         path=written.path,
         format=config.format,
-        samples=batch.num_rows,
-        tokens=count_tokens(run.spec.layout.spec, batch),
+        samples=counted.rows.num_rows,
+        tokens=count_tokens(run.spec.layout.spec, counted.rows),
         bytes=written.bytes,
         sha256=written.sha256,
         assets=unit.assets,
@@ -226,6 +268,8 @@ def _receipt(
         min_key=min((ref.key for ref in run.refs), default=""),
         max_key=max((ref.key for ref in run.refs), default=""),
         seconds={hop: round(spent, 6) for hop, spent in run.seconds.items()},
-        statistics=statistics.to_json(),
+        statistics=counted.statistics.to_json(),
         shapes=written.shapes,
+        entropy=counted.entropy,
+        checks=checks,
     )

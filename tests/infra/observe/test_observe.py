@@ -51,7 +51,7 @@ def told(stream: io.StringIO) -> list[dict[str, object]]:
 def test_hops_are_those_of_the_design_in_its_order() -> None:
     """The table has one entry per hop, and Prometheus' naming rules hold."""
     assert " ".join(HOP_NAMES) == (
-        "list plan diff dispatch fetch decode view batch encode write commit"
+        "list plan diff dispatch fetch decode view batch encode check write commit"
     )
     assert HOPS[8].metric == "tokenmill_encode_seconds_total"
     assert all(hop.help and hop.unit == "seconds" for hop in HOPS)
