@@ -17,11 +17,14 @@ from tokenmill.store import Identity, Store
 from tokenmill.tokenizers.base import Tokenizer
 from tokenmill.views import open_view
 from tokenmill.views.base import View, ViewShape
+from tokenmill.worker.roundtrip import METRICS
 from tokenmill.worker.spec import WorkerSpec
 from tokenmill_infra.storage import storage_options
+from tokenmill_pipelines.checks import METRICS as MEASURES
 from tokenmill_schemas.arrow import ShardLayout
 from tokenmill_schemas.errors import JobError, SnapshotNotFoundError
-from tokenmill_schemas.job import Job, OperatorConfig, resolve_paths
+from tokenmill_schemas.job import Job, LimitsConfig, OperatorConfig, resolve_paths
+from tokenmill_schemas.tokens import TokenSpec
 
 #: Raised when the meaning of a fingerprint's parts changes.
 FINGERPRINT_VERSION = 1
@@ -57,8 +60,41 @@ class Assembly:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """What reads a job's assets and makes tokens of them."""
+
+    source: Source
+    decoder: Decoder
+    view: View
+    tokenizer: Tokenizer
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The tokens of the view's views."""
+        return self.tokenizer.spec(_shape(self.view))
+
+
+def open_operators(job: Job) -> Operators:
+    """Build a job's operators, and check that they fit together; nothing is asked of its store.
+
+    Raises:
+        JobError: an operator's kind, keys or values are wrong, or two of them do not fit together.
+    """
+    source = cast("Source", _open("tokenmill.sources", job.source, "source"))
+    tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
+    view = _open_view(job, tokenizer)
+    _check_kinds(view, tokenizer)
+    operators = Operators(source, _open_decoder(job, view), view, tokenizer)
+    _ = operators.spec  # refuses views of a shape that the tokenizer does not take
+    _check_shapes(view, tokenizer)
+    _check_options(view, tokenizer)
+    _check_bytes(view, job.limits.view_bytes)
+    return operators
+
+
 def assemble(job: Job) -> Assembly:
-    """Build a job's operators.
+    """Build a job's operators, and open its store.
 
     Raises:
         JobError: an operator's kind, keys or values are wrong, or two of them do not fit together.
@@ -69,22 +105,16 @@ def assemble(job: Job) -> Assembly:
 
 
 def _assemble(job: Job) -> Assembly:
-    source = cast("Source", _open("tokenmill.sources", job.source, "source"))
-    tokenizer = cast("Tokenizer", _open("tokenmill.tokenizers", job.tokenizer, "tokenizer"))
-    view = _open_view(job, tokenizer)
-    _check_kinds(view, tokenizer)
-    decoder = _open_decoder(job, view)
-    spec = tokenizer.spec(_shape(view))
-    _check_shapes(view, tokenizer)
-    _check_options(view, tokenizer)
-    _check_bytes(view, job.limits.view_bytes)
-    extras = _extras(view, decoder, source)
+    made = open_operators(job)
+    spec = made.spec
+    _check_limits(job.limits, spec, made.view, made.tokenizer)
+    extras = _extras(made.view, made.decoder, made.source)
     layout = ShardLayout(spec, job.shards.packing, extras)
     _check_names(layout)
-    parts = _fingerprint_parts(decoder, view, tokenizer) | {"spec": spec.to_json()}
+    parts = _fingerprint_parts(made.decoder, made.view, made.tokenizer) | {"spec": spec.to_json()}
     store = _open_store(job)
     identity = Identity(spec, parts, layout, job.shards.format)
-    return Assembly(job, source, decoder, view, tokenizer, store, identity)
+    return Assembly(job, made.source, made.decoder, made.view, made.tokenizer, store, identity)
 
 
 def _open_store(job: Job) -> Store:
@@ -158,6 +188,28 @@ def _check_bytes(view: View, limit: int) -> None:
     if size > limit:
         text = f"views of {' x '.join(map(str, sizes))} pixels take {size} bytes each"
         raise JobError(f"{text}, limits.view_bytes is {limit}", path="view")
+
+
+def _check_limits(limits: LimitsConfig, spec: TokenSpec, view: View, tokenizer: Tokenizer) -> None:
+    """Hold limits on quality against what can be measured.
+
+    Raises:
+        JobError: one of them could never be checked.
+    """
+    measured = METRICS.get(view.gives, "")
+    for metric, (key, name, _) in MEASURES.items():
+        if not getattr(limits, key):
+            continue
+        if metric != measured:
+            other = f"; limits.{MEASURES[measured][0]} is for these" if measured else ""
+            text = f"the view gives {view.gives}, which have no {name}{other}"
+            raise JobError(text, path=f"limits.{key}")
+        if not tokenizer.can_decode:
+            text = "the tokenizer has no decoder, so that nothing can be measured; leave it out"
+            raise JobError(text, path=f"limits.{key}")
+    if limits.max_entropy_drift and all(stream.kind == "float" for stream in spec.streams):
+        text = "the tokenizer gives latents and no ids, which alone have an entropy; leave it out"
+        raise JobError(text, path="limits.max_entropy_drift")
 
 
 def _check_kinds(view: View, tokenizer: Tokenizer) -> None:
