@@ -7,11 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tokenmill_infra.observe import Observer
 from tokenmill_infra.storage import probe_folder, scratch, storage_options
 from tokenmill_infra.storage.scratch import sweep_scratch
 from tokenmill_pipelines.assemble import Assembly, assemble
+from tokenmill_pipelines.checks import Checks, summary
 from tokenmill_pipelines.encoding import Encoding
 from tokenmill_pipelines.listing import Listing, Planned, counts
 from tokenmill_schemas.errors import JobError
@@ -37,6 +39,7 @@ class Run:
     listing: Listing | None = None
     planned: Planned = field(default_factory=Planned)
     encoding: Encoding = field(default_factory=Encoding)
+    checks: Checks = field(default_factory=Checks)
     snapshot: Snapshot | None = None
     committed: bool = False
     report: str = ""
@@ -65,7 +68,7 @@ class RunResult:
 
     ``listed`` says how many assets were listed and what they were to the store (see `counts`), and
     how many that the job missed before are ``still_missing``; a retry lists nothing. ``branch`` is
-    that of the snapshot.
+    that of the snapshot, ``checks`` what `tokenmill_pipelines.checks.summary` gives.
     """
 
     store_uri: str
@@ -80,6 +83,7 @@ class RunResult:
     quarantine: tuple[tuple[str, str, str], ...]
     quarantined: int
     branch: str = "main"
+    checks: dict[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -148,6 +152,7 @@ def result_of(run: Run) -> RunResult:
         quarantine=tuple(bad[:SHOWN]),
         quarantined=len(bad),
         branch=snapshot.branch if snapshot else run.assembly.job.store.branch,
+        checks=summary(run.checks, run.assembly.job.limits),
     )
 
 

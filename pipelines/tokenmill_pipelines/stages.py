@@ -11,6 +11,14 @@ from collections.abc import Callable, Iterator
 
 from tokenmill.store import Commit
 from tokenmill.store.plans import listed
+from tokenmill_pipelines.checks import (
+    KEPT,
+    breaches,
+    checks_of,
+    entropy,
+    round_trip,
+    silences,
+)
 from tokenmill_pipelines.encoding import encode_units
 from tokenmill_pipelines.listing import (
     Listing,
@@ -21,7 +29,7 @@ from tokenmill_pipelines.listing import (
 )
 from tokenmill_pipelines.reporting import publish_report
 from tokenmill_pipelines.run import Run, quarantined
-from tokenmill_schemas.errors import CorruptShardError, TokenmillError
+from tokenmill_schemas.errors import CorruptShardError, QualityError, TokenmillError
 from tokenmill_schemas.job import job_table
 
 
@@ -98,6 +106,7 @@ def verify_stage(run: Run) -> None:
         CorruptShardError: a shard or a listing is not there, or a unit's assets do not add up.
         QuarantineError: more assets failed than ``limits.max_quarantined_fraction`` allows; not
             in a retry, which can only make the quarantine smaller.
+        QualityError: what the samples decode to, or how varied ids are, breaks one of ``limits``.
     """
     storage = run.assembly.store.storage
     for part in run.planned.plans:
@@ -120,6 +129,22 @@ def verify_stage(run: Run) -> None:
             )
     if not run.retried:
         _check_quarantine(run)
+    _check_quality(run)
+
+
+def _check_quality(run: Run) -> None:
+    limits, receipts = run.assembly.job.limits, run.encoding.receipts
+    before = run.assembly.store.snapshot(run.base).entropy if run.base and receipts else {}
+    run.checks = checks_of(receipts, before, run.base)
+    if run.checks.metric:
+        run.observer.event("check", **round_trip(run.checks, limits))
+    for moved in run.checks.moved:
+        run.observer.event("check", **entropy(moved))
+    for text in silences(run.checks, limits):
+        run.observer.warn(text)
+    broken = breaches(run.checks, limits)
+    if broken:
+        raise QualityError(f"{'; '.join(broken)}; {KEPT}")
 
 
 def _check_quarantine(run: Run) -> None:

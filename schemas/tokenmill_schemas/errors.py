@@ -4,6 +4,7 @@
     ├── JobError              mend the job file or the command (exit code 2)
     │   └── CheckpointError   mend the checkpoint or the variant that names it
     ├── AssetError            skip this asset and record it in quarantine
+    ├── QualityError          look at what was made: it breaks a limit (exit code 4)
     ├── TransientError        try again later; nothing is wrong with the request
     └── StoreError            look at the store
         ├── ConflictError       another commit came first
@@ -90,6 +91,10 @@ class AssetError(TokenmillError):
         self.reason = reason
         self.uri = uri
         self.stage = stage
+
+
+class QualityError(TokenmillError):
+    """What a run made breaks a limit on its quality; nothing was committed, and it is kept."""
 
 
 class TransientError(TokenmillError):

@@ -27,7 +27,10 @@ SETTINGS: dict[str, Any] = {
 }
 app = typer.Typer(
     help="Tokenize image, video and 3D corpora into versioned stores, and read them.",
-    epilog="Exit codes: 0 done, 1 failed, 2 bad job or usage, 3 done with quarantine.",
+    epilog=(
+        "Exit codes: 0 done, 1 failed, 2 bad job or usage, 3 done with quarantine, "
+        "4 not committed: a limit on quality is broken."
+    ),
     **SETTINGS,
 )
 samples_app = typer.Typer(help="Get real pictures, clips and objects to try things on.", **SETTINGS)

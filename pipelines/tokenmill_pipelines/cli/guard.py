@@ -18,9 +18,9 @@ import typer
 
 from tokenmill_infra.observe import JsonObserver, Observer, choose
 from tokenmill_pipelines.cli.output import printable
-from tokenmill_schemas.errors import FingerprintError, JobError, TokenmillError
+from tokenmill_schemas.errors import FingerprintError, JobError, QualityError, TokenmillError
 
-DONE, FAILED, BAD_JOB, QUARANTINE = 0, 1, 2, 3
+DONE, FAILED, BAD_JOB, QUARANTINE, BREACH = 0, 1, 2, 3, 4
 INTERRUPTED, TERMINATED = 130, 143
 
 Handler = Callable[[int, FrameType | None], NoReturn]
@@ -66,7 +66,13 @@ def guard(*, as_json: bool, debug: bool, again: str = "the same command") -> Ite
             if debug:
                 traceback.print_exc()
             _tell(_message(error), as_json, kind=type(error).__name__)
-            raise typer.Exit(BAD_JOB if isinstance(error, BAD) else FAILED) from error
+            raise typer.Exit(_code(error)) from error
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, QualityError):
+        return BREACH
+    return BAD_JOB if isinstance(error, BAD) else FAILED
 
 
 @contextmanager
