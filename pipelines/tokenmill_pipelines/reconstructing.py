@@ -15,6 +15,7 @@ from tokenmill.store.plans import read_unit
 from tokenmill.tokenizers.base import Encoder
 from tokenmill.views.base import Array
 from tokenmill.worker.pieces import pieces_of
+from tokenmill.worker.roundtrip import as_view
 from tokenmill.worker.worker import tune_torch
 from tokenmill_pipelines.report.record import Reconstruction
 from tokenmill_pipelines.run import Run
@@ -125,24 +126,13 @@ def _compared(
 ) -> Iterator[Reconstruction]:
     """Yield the reconstruction, or nothing where it has another shape than its original."""
     place, kind = sample.place, run.assembly.view.gives
-    decoded = _as_view(encoder.decode(sample.tokens)[0], original)
+    decoded = as_view(encoder.decode(sample.tokens)[0], original)
     if kind in {"image", "clip", "voxels"} and decoded.shape != original.shape:
         text = f"decodes to {list(decoded.shape)}, not {list(original.shape)}"
         run.observer.warn("a sample is not shown in the report", key=sample.key, error=text)
         return
     name = place["view.name"] + (", mirrored" if place.get("view.flip") else "")
     yield Reconstruction(sample.key, original, decoded, view=name, kind=kind, up=up)
-
-
-def _as_view(decoded: Array, original: Array) -> Array:
-    """Return what stands for the original where a tokenizer of clips gives back more.
-
-    An image comes back as a clip of one frame, and a clip of one frame as a group of equal ones.
-    """
-    if decoded.ndim == original.ndim + 1 and len(decoded) == 1:
-        frame: Array = decoded[0]
-        return frame
-    return decoded[:1] if original.ndim == 4 and len(original) == 1 else decoded
 
 
 def _sample(run: Run, one: Chosen) -> Sample:

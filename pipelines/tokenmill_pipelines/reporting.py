@@ -65,7 +65,8 @@ def make_record(run: Run, *, pictures: bool = True) -> RunRecord:
         done=result.done,
         hop_seconds=encoding.seconds,
         wall_s=run.wall_s,
-        threads={"decode": actors * cluster.decode_threads, "encode": actors, "write": actors},
+        threads={"decode": actors * cluster.decode_threads}
+        | dict.fromkeys(("encode", "check", "write"), actors),
         actors=actors,
         spec=run.assembly.identity.spec,
         packing=run.assembly.job.shards.packing,
@@ -79,6 +80,8 @@ def make_record(run: Run, *, pictures: bool = True) -> RunRecord:
             "reused units": len(encoding.reused),
             **{f"{name} assets": result.listed.get(name, 0) for name in NEWS},
         },
+        checks=run.checks,
+        limits=run.assembly.job.limits,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tokenmill_pipelines.checks import METRICS, group, said
 from tokenmill_pipelines.cli.output import facts, table
 from tokenmill_pipelines.report import text
 
@@ -43,12 +44,28 @@ def result(value: dict[str, Any]) -> None:
             ("snapshot", f"{_numbered(value['branch'], value['snapshot_number'])}{state}"),
             ("content id", value["content_id"]),
             ("units", f"{done.get('units', 0):,} made, {done.get('reused_units', 0):,} reused"),
+            *_checks(value["checks"]),
             ("quarantined", f"{value['quarantined']:,}"),
             ("filtered", f"{done['filtered']:,}" if done.get("filtered") else ""),
             ("wall time", text.duration(sum(value["wall_s"].values()))),
             ("report", value["report"]),
         ]
     )
+
+
+def _checks(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was checked before the commit, a line each."""
+    lines, trip = [], value.get("round_trip")
+    if trip and trip["mean"] is not None:
+        mean, worst = (said(trip["metric"], trip[name]) for name in ("mean", "worst"))
+        what = f"{trip['samples']:,} samples of {trip['shards']:,} shards, the worst shard {worst}"
+        lines.append(("round trip", f"{METRICS[trip['metric']][1]} {mean} over {what}"))
+    for one in value.get("entropy", ()):
+        if one["bits"] is not None:
+            past = "" if one["drift"] is None else f", {one['drift']:+.3f} against the store's"
+            of = f"{one['stream']} in {group(one['samples'])}"
+            lines.append(("entropy", f"{one['bits']:.3f} bits an id of {of}{past}"))
+    return lines
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -109,6 +126,14 @@ def store(value: dict[str, Any]) -> None:
         ]
     )
     streams(value["streams"])
+    table(
+        "entropy",
+        ("stream", "in", "bits an id", "±", "different ids", "of"),
+        [
+            (e["stream"], group(e["samples"]), e["bits"], e["error"], e["ids"], e["groups"])
+            for e in value["entropy"]
+        ],
+    )
     table("without samples", ("reason", "assets"), list(value["rejects"].items()))
     table("hidden", ("reason", "samples"), list(value["hidden"].items()))
     groups = [

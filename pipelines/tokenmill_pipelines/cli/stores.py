@@ -12,6 +12,7 @@ from tokenmill.store.diff import diff
 from tokenmill.store.log import Log
 from tokenmill.store.refs import split_uri
 from tokenmill.store.verify import verify_store
+from tokenmill_schemas.entropy import GROUPS, entropy_of
 from tokenmill_schemas.snapshot import Snapshot
 from tokenmill_schemas.tokens import Stream
 
@@ -75,6 +76,7 @@ def describe_store(store: Store, ref: str | None) -> dict[str, Any]:
         "fingerprint_parts": snapshot.fingerprint_parts,
         "spec": snapshot.spec.to_json(),
         "streams": [describe_stream(stream) for stream in snapshot.spec.streams],
+        "entropy": _entropy(snapshot),
         "rejects": dict(reasons.most_common()),
         "hidden": dict(hidden.most_common()),
         "missing": version.missing().num_rows,
@@ -106,6 +108,27 @@ def describe_stream(stream: Stream) -> dict[str, Any]:
     }
 
 
+def _entropy(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return how varied a version's ids are, in bits an id; nothing of one that keeps no sums."""
+    found = (
+        (stream, size, entropy_of(snapshot.entropy, stream, size))
+        for stream in snapshot.entropy
+        for size in GROUPS
+    )
+    return [
+        {
+            "stream": stream,
+            "samples": size,
+            "bits": round(entropy.mean_bits, 4),
+            "error": round(entropy.error_bits, 4),
+            "ids": round(entropy.mean_ids, 1),
+            "groups": entropy.groups,
+        }
+        for stream, size, entropy in found
+        if entropy.groups
+    ]
+
+
 def _version(snapshot: Snapshot, tags: list[str]) -> dict[str, Any]:
     return {
         "number": snapshot.number,
@@ -135,7 +158,7 @@ def describe_log(store: Store, ref: str | None = None) -> list[dict[str, Any]]:
     named = _tags(store)
     return [
         _version(snapshot, named.get((snapshot.branch, snapshot.number), []))
-        | {"totals": snapshot.totals}
+        | {"totals": snapshot.totals, "entropy": _entropy(snapshot)}
         for snapshot in map(log.read, numbers)
     ]
 

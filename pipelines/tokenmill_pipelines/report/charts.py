@@ -112,6 +112,20 @@ def bit_means(means: Sequence[float]) -> Chart:
     return Chart(rects, HEIGHT - 0.475 * HEIGHT, "one half", "bits", "share of ones")
 
 
+def heights(values: Sequence[float], line: float, labels: tuple[str, str, str]) -> Chart:
+    """Return rising values from zero on, in up to `MAX_BARS` groups with the least of each.
+
+    ``labels`` are those of the line, of x and of y.
+    """
+    edges = np.unique(np.linspace(0, len(values), min(len(values), MAX_BARS) + 1).astype(int))
+    scale = 0.95 * HEIGHT / (max(line, *values, 1e-12))
+    rects = tuple(
+        _rect(i, len(edges) - 1, max(1.0, scale * values[a]), f"{values[a]:.4g}")
+        for i, a in enumerate(edges[:-1])
+    )
+    return Chart(rects, HEIGHT - scale * line, *labels)
+
+
 def channel_ranges(means: Sequence[float], stds: Sequence[float]) -> Chart:
     """Return each channel's mean plus and minus one standard deviation; the line is zero."""
     low = min(0.0, *(m - s for m, s in zip(means, stds, strict=True)))

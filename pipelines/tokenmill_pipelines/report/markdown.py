@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from tokenmill_pipelines.report import streams, text
+from tokenmill_pipelines.report import quality, streams, text
 from tokenmill_pipelines.report.fidelity import summary
 from tokenmill_pipelines.report.page import state, tiles
 from tokenmill_pipelines.report.record import RunRecord
@@ -28,6 +28,11 @@ def markdown_summary(record: RunRecord) -> str:
     for card in streams.cards(record):
         facts = "; ".join(f"{label}: {value}" for label, value in card.facts)
         parts.append(f"**{escape(card.name)}** ({escape(card.kind)}): {escape(facts)}")
+    if record.checks.metric:
+        parts.append(f"Round trip: {escape(quality.line(record.checks, record.limits))}")
+    if record.checks.moved:
+        facts = "; ".join(map(": ".join, quality.entropy_lines(record.checks)))
+        parts.append(f"Entropy: {escape(facts)}")
     if record.reconstructions:
         parts.append(f"Reconstructions: {summary(record.reconstructions)}")
     parts += _quarantine(record)

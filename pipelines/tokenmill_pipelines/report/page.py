@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from tokenmill_pipelines.report import charts, fidelity, images, streams, text
+from tokenmill_pipelines.report import charts, fidelity, images, quality, streams, text
 from tokenmill_pipelines.report.drawing import draw
 from tokenmill_pipelines.report.record import Reconstruction, RunRecord
 from tokenmill_pipelines.report.redact import redact
@@ -53,6 +53,7 @@ def _values(record: RunRecord) -> dict[str, Any]:
         "hops": charts.bars(record.hop_seconds),
         "stages": charts.bars(record.wall_s, STAGES),
         "streams": streams.cards(record),
+        "quality": quality.quality(record.checks, record.limits),
         "chart_width": charts.WIDTH,
         "chart_height": charts.HEIGHT,
         "reconstructions": [_figure(made) for made in record.reconstructions],

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from tokenmill.measures import psnr_db
 from tokenmill.views.base import Array, ViewKind
 from tokenmill_infra.observe import bottleneck
+from tokenmill_pipelines.checks import Checks
 from tokenmill_schemas.arrow import Packing
+from tokenmill_schemas.limits import LimitsConfig
 from tokenmill_schemas.tokens import TokenSpec
 
 Pixels = npt.NDArray[np.uint8]
@@ -62,7 +64,8 @@ class RunRecord:
     thread-seconds, ``wall_s`` the wall time of each stage; ``threads`` the threads of each hop in
     the whole run. ``statistics`` is what `TokenStatistics.to_json` gives. ``facts`` are counts of
     what happened beside the work (attempts, dead actors, lowered batches). ``reasons`` counts all
-    assets in quarantine, of which ``quarantine`` lists the first.
+    assets in quarantine, of which ``quarantine`` lists the first. ``checks`` are what was measured
+    before the commit, and held against ``limits``.
     """
 
     job_name: str
@@ -88,6 +91,8 @@ class RunRecord:
     reasons: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, int] = field(default_factory=dict)
+    checks: Checks = field(default_factory=Checks)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     @property
     def run_s(self) -> float:
