@@ -11,7 +11,7 @@ all sums of an assignment stay below 2^24 in any order of summation (checked whe
 loaded), so float32 matrix products are exact whatever the BLAS does. Distances are then integers
 too, and of equally near codes the lowest id wins. The decoder sums integers below 2^53 in float64.
 
-Weights (safetensors, made by ``python -m tokenmill_pipelines.fit.codebooks.patch_vq``, and of tubes by
+Weights (safetensors, made by ``python -m tokenmill_pipelines.fit.codebooks.patch_vq``, of tubes by
 ``...codebooks.patch_vq_video``), with V = 192 values of a patch or 768 of a tube:
 
 ========== =========== =========================================================================

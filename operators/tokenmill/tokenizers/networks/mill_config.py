@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 #: 64,000 ids, 15.97 bits, as in the table of the authors of finite scalar quantization.
@@ -23,10 +23,106 @@ class MillImageConfig:
     decoder_widths: tuple[int, ...] = (160, 64)
     decoder_depths: tuple[int, ...] = (2, 2)
 
+    def __post_init__(self) -> None:
+        stages = {len(self.encoder_widths), len(self.encoder_depths)}
+        stages |= {len(self.decoder_widths), len(self.decoder_depths)}
+        if len(stages) != 1:
+            raise ValueError("widths and depths of encoder and decoder must have as many stages")
+
     @property
     def factor(self) -> int:
         """Pixels down, and across, per id."""
         return 4 * 2 ** (len(self.encoder_widths) - 1)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return prod(self.levels)
+
+
+IMAGE_VARIANTS: dict[str, MillImageConfig] = {
+    "f8": MillImageConfig(),
+    "f16": MillImageConfig(
+        encoder_widths=(56, 112, 176),
+        encoder_depths=(1, 1, 1),
+        decoder_widths=(176, 96, 56),
+        decoder_depths=(1, 1, 1),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MillVideoConfig:
+    """A clip tokenizer around a picture tokenizer, which the first frame goes through alone.
+
+    Every further id stands for ``group`` frames of 8x8 pixels. ``width`` is that of the state that
+    tells what was seen before.
+    """
+
+    picture: MillImageConfig = field(default_factory=MillImageConfig)
+    group: int = 4
+    width: int = 128
+    encoder_depth: int = 2
+    state_depth: int = 2
+    frames_depth: int = 1
+
+    @property
+    def factor(self) -> int:
+        """Pixels down, and across, per id."""
+        return self.picture.factor
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, for the first frame and for all others."""
+        return self.picture.vocab_size
+
+
+@dataclass(frozen=True, slots=True)
+class MillShapeConfig:
+    """A tokenizer of volumes: an id per 8x8x8 cells."""
+
+    levels: tuple[int, ...] = LEVELS_16
+    fine_width: int = 32
+    coarse_width: int = 128
+    fine_depth: int = 1
+    encoder_depth: int = 1
+    decoder_depth: int = 2
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+        return prod(self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class MillPrefixConfig:
+    """A picture as a sequence of ids of which every beginning decodes.
+
+    Convolutions take ``side`` pixels down to a grid of features, a sixteenth as wide; transformer
+    blocks of ``width`` channels turn these into ``count`` ids, and ids into features again.
+    """
+
+    levels: tuple[int, ...] = LEVELS_16
+    side: int = 256
+    count: int = 128
+    min_prefix: int = 16
+    encoder_widths: tuple[int, ...] = (48, 96, 192)
+    encoder_depths: tuple[int, ...] = (1, 1, 0)
+    decoder_widths: tuple[int, ...] = (192, 96, 64)
+    decoder_depths: tuple[int, ...] = (0, 1, 1)
+    heads: int = 3
+    encoder_blocks: int = 4
+    decoder_blocks: int = 4
+
+    @property
+    def width(self) -> int:
+        """Channels of the transformer blocks."""
+        return self.encoder_widths[-1]
+
+    @property
+    def grid(self) -> int:
+        """Features down, and across."""
+        return self.side // (4 * 2 ** (len(self.encoder_widths) - 1))
 
     @property
     def vocab_size(self) -> int:

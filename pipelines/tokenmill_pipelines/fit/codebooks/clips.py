@@ -1,8 +1,8 @@
 """Training and held-out clips for fitting: a real film, and slow pans and zooms over pictures.
 
 Fitted on: the first four fifths of the CC-BY film of ``iscc-samples``, and motion over the pictures
-that `tokenmill_pipelines.fit.codebooks.pictures` fits on. Held out: the rest of the film and motion over the
-pictures that are held out there.
+that `tokenmill_pipelines.fit.codebooks.pictures` fits on. Held out: the rest of the film and motion
+over the pictures that are held out there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fit the codebook of `tokenmill.tokenizers.patch_vq` and write its weights.
 
     tokenmill samples fetch lomiri-wallpapers; tokenmill samples fetch openclipart
-    python -m tokenmill_pipelines.fit.codebooks.patch_vq --photos DIR --drawings DIR --out FILE.safetensors
+    python -m tokenmill_pipelines.fit.codebooks.patch_vq --photos DIR --drawings DIR \
+        --out FILE.safetensors
 
 Codes are found by Lloyd's algorithm (S. P. Lloyd, "Least squares quantization in PCM", 1982) on
 integer features with integer centroids, so that the assignments that are fitted are the ones that

@@ -1,11 +1,11 @@
 """Fit the codebook of tubes of `tokenmill.tokenizers.patch_vq` and write its weights.
 
     for name in iscc-samples lomiri-wallpapers openclipart; do tokenmill samples fetch $name; done
-    python -m tokenmill_pipelines.fit.codebooks.patch_vq_video --photos DIR --drawings DIR --film FILE.mp4 \
-        --out FILE.safetensors
+    python -m tokenmill_pipelines.fit.codebooks.patch_vq_video --photos DIR --drawings DIR \
+        --film FILE.mp4 --out FILE.safetensors
 
-As `tokenmill_pipelines.fit.codebooks.patch_vq`; the basis is made of those products of cosines over time,
-rows and columns that have the most energy in the training clips.
+As `tokenmill_pipelines.fit.codebooks.patch_vq`; the basis is made of those products of cosines over
+time, rows and columns that have the most energy in the training clips.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def _fit_decoder(
 ) -> IntArray:
     """Return ``int16[D + 10 neighbours, 768]``, a ridge regression of pixels on codes.
 
-    As `tokenmill_pipelines.fit.codebooks.patch_vq.fit_decoder`: means are taken as they are, and neighbours
-    count by their difference from the tube.
+    As `tokenmill_pipelines.fit.codebooks.patch_vq.fit_decoder`: means are taken as they are, and
+    neighbours count by their difference from the tube.
     """
     near = settings.neighbour_features
     # A tube's mean is 16 times its plane's mean; a basis of SCALE gives half of that.

@@ -1,7 +1,8 @@
 """Fit the codebook of `tokenmill.tokenizers.voxel_vq` and write its weights.
 
     tokenmill samples fetch pybullet
-    python -m tokenmill_pipelines.fit.codebooks.voxel_vq --objects DIR/objects --out FILE.safetensors
+    python -m tokenmill_pipelines.fit.codebooks.voxel_vq --objects DIR/objects \
+        --out FILE.safetensors
 
 Codes are found as k-modes does (Huang, "Extensions to the k-Means Algorithm for Clustering Large
 Data Sets with Categorical Values", 1998): blocks go to the code of least Hamming distance, and a

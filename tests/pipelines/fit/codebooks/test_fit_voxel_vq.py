@@ -7,7 +7,7 @@ import pytest
 from tokenmill.tokenizers.voxel_vq import BYTES, Packed, to_blocks, unpack
 from tokenmill_pipelines.fit.codebooks import voxel_vq as fitting
 
-SAMPLES = Path(__file__).parents[3] / "pipelines/samples/shapes"
+SAMPLES = Path(__file__).parents[4] / "pipelines/samples/shapes"
 
 
 @pytest.fixture(scope="module")
