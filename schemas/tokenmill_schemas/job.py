@@ -224,16 +224,25 @@ def read_table(
         raise JobError(f"cannot read the job file {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{file} is not valid TOML: {error}") from error
-    for override in overrides:
-        _override(values, override, paths)
+    override(values, overrides, paths)
     values.setdefault("name", file.stem)
     return values
 
 
-def _override(values: dict[str, Any], override: str, paths: tuple[str, ...]) -> None:
-    dotted, equals, text = override.partition("=")
+def override(values: dict[str, Any], overrides: tuple[str, ...], paths: tuple[str, ...]) -> None:
+    """Change a table by ``overrides`` of the form ``a.b=value``; see `read_table`.
+
+    Raises:
+        JobError: an override is none, or goes through what is no table.
+    """
+    for one in overrides:
+        _override(values, one, paths)
+
+
+def _override(values: dict[str, Any], given: str, paths: tuple[str, ...]) -> None:
+    dotted, equals, text = given.partition("=")
     if not equals:
-        raise JobError(f"--set wants a.b=value, got {override!r}")
+        raise JobError(f"--set wants a.b=value, got {given!r}")
     dotted = dotted.strip()
     *parents, last = dotted.split(".")
     table = values
