@@ -41,7 +41,7 @@ class Shard:
     def mean(self) -> float | None:
         """The mean of its samples' figures; None without any."""
         values = [value for _, value in self.figures]
-        return sum(values) / len(values) if values else None
+        return round(sum(values) / len(values), 4) if values else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,16 @@ def checks_of(receipts: Iterable[Receipt], before: EntropySums, base: int) -> Ch
     asked = [receipt for receipt in made if receipt.checks]
     now = combine(*(receipt.entropy for receipt in made))
     streams = dict.fromkeys((*now, *before)) if now else {}
+    moved = (
+        Moved(stream, size, entropy_of(now, stream, size), entropy_of(before, stream, size))
+        for stream in streams
+        for size in GROUPS
+    )
     return Checks(
         metric=asked[0].checks["metric"] if asked else "",
         shards=tuple(map(_shard, asked)),
         unasked=tuple(_shard(receipt) for receipt in made if not receipt.checks),
-        moved=tuple(
-            Moved(stream, size, entropy_of(now, stream, size), entropy_of(before, stream, size))
-            for stream in streams
-            for size in GROUPS
-        ),
+        moved=tuple(each for each in moved if each.now.groups or each.before.groups),
         base=base,
     )
 
@@ -184,13 +185,13 @@ def _moved(moved: Moved, base: int, limits: LimitsConfig) -> str:
     if not allowed or drift is None or abs(drift) <= allowed:
         return ""
     return (
-        f"ids of stream {moved.stream!r} have {bits(moved.now)} in {group(moved.size)}, "
-        f"{bits(moved.before)} in snapshot {base}: {abs(drift):.3f} bits "
-        f"{'more' if drift > 0 else 'less'}, beyond limits.max_entropy_drift = {allowed:g}"
+        f"ids of stream {moved.stream!r} have an entropy of {_bits(moved.now)} in "
+        f"{group(moved.size)}, of {_bits(moved.before)} in snapshot {base}: {abs(drift):.3f} bits "
+        f"an id {'more' if drift > 0 else 'less'}, beyond limits.max_entropy_drift = {allowed:g}"
     )
 
 
-def bits(entropy: Entropy) -> str:
+def _bits(entropy: Entropy) -> str:
     """Return a mean with its standard error, if that is known."""
     error = f" ± {entropy.error_bits:.3f}" if entropy.error_bits else ""
     return f"{entropy.mean_bits:.3f}{error} bits"

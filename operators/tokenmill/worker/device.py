@@ -105,12 +105,19 @@ class Device:
         """Queue the end of a long clip; its tokens are the result's only piece."""
         return self._queue(functools.partial(self._finish, clip), note)
 
-    def decode(self, tokens: Tokens, size_bytes: int, *, note: Note | None = None) -> Future[Array]:
+    def decode(
+        self, tokens: Tokens, size_bytes: int, *, note: Note | None = None
+    ) -> Future[tuple[Array, float]]:
         """Queue the decoding of one sample, whose view takes ``size_bytes``.
 
-        ``tokens`` have a leading axis of one, and the result has none.
+        ``tokens`` have a leading axis of one; what they decode to has none. Seconds come with it.
         """
-        return self._queue(functools.partial(self._decode, tokens, size_bytes), note)
+
+        def timed() -> tuple[Array, float]:
+            began = time.perf_counter()
+            return self._decode(tokens, size_bytes), time.perf_counter() - began
+
+        return self._queue(timed, note)
 
     def _decode(self, tokens: Tokens, size_bytes: int) -> Array:
         try:
