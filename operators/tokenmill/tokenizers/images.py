@@ -129,6 +129,11 @@ class ImageEncoder:
             return {}
         return {stream.name: vectors for stream in self.spec.streams if stream.kind == "index"}
 
+    def fsq_levels(self) -> dict[str, tuple[int, ...]]:
+        """Return the levels that make an id of each stream, if it is quantized by levels."""
+        found: dict[str, tuple[int, ...]] = getattr(self.network, "fsq_levels", dict)()
+        return found
+
     def close(self) -> None:
         """Free the device's memory."""
         self.network = None

@@ -147,12 +147,13 @@ def moved_cut(picture: Pixels, config: BatchConfig, rng: np.random.Generator) ->
     size = np.array(picture.shape[:2], np.float64)
     room = size - 2 * (np.abs(offsets).max(0) + half.max())
     if room.min() < 0:  # so fast a motion does not fit: stand still
-        half, offsets = np.full(config.frames, min(config.side * scale, size.min()) / 2), 0 * offsets
+        reach = min(config.side * scale, float(size.min())) / 2
+        half, offsets = np.full(config.frames, reach), 0 * offsets
         room = size - 2 * half[0]
     middle = size / 2 + (rng.random(2) - 0.5) * room
     frames = []
-    for offset, reach in zip(offsets, half, strict=True):
-        (top, left), (bottom, right) = middle + offset - reach, middle + offset + reach
+    for offset, radius in zip(offsets, half, strict=True):
+        (top, left), (bottom, right) = middle + offset - radius, middle + offset + radius
         frames.append(resized(picture, (left, top, right, bottom), config.side))
     return np.stack(frames)
 
@@ -161,5 +162,5 @@ def recoloured(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Exchange the channels and change contrast, brightness and balance."""
     values = pixels[..., rng.permutation(3)].astype(np.float32) - 128
     values = values * rng.uniform(0.6, 1.1) + rng.uniform(-30, 30)
-    values = (values + 128) * rng.uniform(0.75, 1.2, 3)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    balanced = (values + 128) * rng.uniform(0.75, 1.2, 3)
+    return np.clip(np.rint(balanced), 0, 255).astype(np.uint8)

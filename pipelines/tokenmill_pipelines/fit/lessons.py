@@ -16,7 +16,7 @@ from tokenmill.tokenizers.networks.mill_image import MillImageNetwork
 from tokenmill.tokenizers.networks.mill_prefix import MillPrefixNetwork
 from tokenmill.tokenizers.networks.mill_shape import MillShapeNetwork
 from tokenmill.tokenizers.networks.mill_video import MillVideoNetwork
-from tokenmill.views.base import ViewKind
+from tokenmill_pipelines.fit.batches import Kind
 from tokenmill_pipelines.fit.config import FitJob, LossConfig
 from tokenmill_pipelines.fit.losses import picture_loss, volume_loss
 from tokenmill_schemas.errors import JobError
@@ -37,7 +37,7 @@ class Lesson:
     """
 
     network: nn.Module
-    takes: ViewKind
+    takes: Kind
     score: Score
     frozen: tuple[str, ...] = ()
 
@@ -125,7 +125,7 @@ def _volume(
     return volume_loss(network(wanted), wanted, loss)
 
 
-_LESSONS: dict[type[nn.Module], tuple[ViewKind, Score, tuple[str, ...]]] = {
+_LESSONS: dict[type[nn.Module], tuple[Kind, Score, tuple[str, ...]]] = {
     MillImageNetwork: ("image", cast("Score", _picture), ()),
     MillPrefixNetwork: ("image", cast("Score", _prefix), ()),
     MillVideoNetwork: ("clip", cast("Score", _clip), ("picture.",)),

@@ -59,10 +59,10 @@ class Learner:
         flat = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
         layout = torch.channels_last if flat else torch.contiguous_format
         self.network: nn.Module = module.to(self.device, memory_format=layout)
-        self.network.requires_grad_(requires_grad=False).train()
+        self.network.requires_grad_(False).train()
         self.learned = lesson.parameters()
         for parameter in self.learned.values():
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad_(True)
         self.average = {name: p.detach().clone() for name, p in self.learned.items()}
         how = job.optimiser
         self.optimiser = torch.optim.AdamW(

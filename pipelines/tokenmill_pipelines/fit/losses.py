@@ -79,7 +79,8 @@ def _blocks(values: Tensor, side: int) -> Tensor:
     """Return the means of blocks of ``side`` x ``side``; what is over at the ends is left out."""
     height, width = (length // side for length in values.shape[-2:])
     whole = values[..., : height * side, : width * side]
-    return whole.unflatten(-1, (width, side)).mean(-1).unflatten(-2, (height, side)).mean(-2)
+    split = whole.reshape(*values.shape[:-2], height, side, width, side)
+    return split.mean(-1).mean(-2)
 
 
 def volume_loss(logits: Tensor, wanted: Tensor, config: LossConfig) -> Tensor:

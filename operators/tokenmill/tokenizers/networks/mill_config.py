@@ -7,6 +7,8 @@ from math import prod
 
 #: 64,000 ids, 15.97 bits, as in the table of the authors of finite scalar quantization.
 LEVELS_16 = (8, 8, 8, 5, 5, 5)
+#: Pixels down and across that the first layer of a picture encoder takes together.
+PATCH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class MillImageConfig:
     @property
     def factor(self) -> int:
         """Pixels down, and across, per id."""
-        return 4 * 2 ** (len(self.encoder_widths) - 1)
+        return PATCH << len(self.encoder_widths) - 1
 
     @property
     def vocab_size(self) -> int:
@@ -122,7 +124,7 @@ class MillPrefixConfig:
     @property
     def grid(self) -> int:
         """Features down, and across."""
-        return self.side // (4 * 2 ** (len(self.encoder_widths) - 1))
+        return self.side // (PATCH << len(self.encoder_widths) - 1)
 
     @property
     def vocab_size(self) -> int:

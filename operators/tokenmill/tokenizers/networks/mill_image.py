@@ -9,11 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: N812 - PyTorch's own name for it
 from torch import Tensor, nn
 
-from tokenmill.tokenizers.networks.mill_config import MillImageConfig
+from tokenmill.tokenizers.networks.mill_config import PATCH, MillImageConfig
 from tokenmill.tokenizers.networks.mill_parts import FiniteScalar, blocks
-
-#: Pixels down and across that the first layer takes together.
-PATCH = 4
 
 
 class PictureEncoder(nn.Module):
@@ -76,6 +73,10 @@ class MillImageNetwork(nn.Module):
         """Return ``[B, 3, H, W]`` of codes ``[B, h, w, D]``."""
         images: Tensor = self.decoder(self.from_codes(codes.movedim(-1, 1)))
         return images
+
+    def fsq_levels(self) -> dict[str, tuple[int, ...]]:
+        """Return the levels that make an id of each stream, the one that counts least first."""
+        return {"image": self.config.levels}
 
     def tokens(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``image``: the ids ``int64[B, h, w]``."""

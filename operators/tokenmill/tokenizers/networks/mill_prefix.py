@@ -84,7 +84,7 @@ class MillPrefixNetwork(nn.Module):
         for block in self.writers:
             x = block(x, mask)
         side = self.config.grid
-        cells = x[:, : side * side].transpose(1, 2).unflatten(2, (side, side))
+        cells = x[:, : side * side].transpose(1, 2).reshape(batch, -1, side, side)
         images: Tensor = self.decoder(cells)
         return images
 
@@ -93,6 +93,10 @@ class MillPrefixNetwork(nn.Module):
         places = torch.arange(count, device=lengths.device)
         kept = places < lengths[:, None]
         return torch.cat((cells.to(lengths.device), kept), dim=1)[:, None, None]
+
+    def fsq_levels(self) -> dict[str, tuple[int, ...]]:
+        """Return the levels that make an id of each stream, the one that counts least first."""
+        return {"image": self.config.levels}
 
     def tokens(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``image``: the ids ``int64[B, n]``."""

@@ -75,6 +75,10 @@ class MillShapeNetwork(nn.Module):
         features = self.fine_decoder(from_depth(self.up(F.silu(features)), 2))
         return from_depth(self.head(F.silu(features)), PATCH)
 
+    def fsq_levels(self) -> dict[str, tuple[int, ...]]:
+        """Return the levels that make an id of each stream, the one that counts least first."""
+        return {"shape": self.config.levels}
+
     def tokens(self, volumes: Tensor) -> dict[str, Tensor]:
         """Return ``shape``: the ids ``int64[B, x, y, z]``."""
         return {"shape": self.quantizer.ids(self.latents(volumes))}

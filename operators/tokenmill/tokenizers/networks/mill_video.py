@@ -55,7 +55,7 @@ class MillVideoNetwork(nn.Module):
             codes = self.picture.quantizer(self.picture.latents(clips[:, :, 0]))
             made = [self.picture.pictures(codes)[:, :, None]]
         state = self.begun(codes)
-        for group in clips[:, :, 1:].split(self.config.group, dim=2):
+        for group in torch.split(clips[:, :, 1:], self.config.group, dim=2):
             codes = self.picture.quantizer(self.latents(group, state))
             before, state = state, self.moved(state, codes)
             made.append(self.drawn(before, state))
@@ -82,8 +82,12 @@ class MillVideoNetwork(nn.Module):
         """Return frames ``[B, 3, 4, H, W]`` between two states."""
         features = self.drawer(self.between(torch.cat((before, after), dim=1)))
         maps = self.to_frames(F.silu(features)).unflatten(1, (self.config.group, -1))
-        frames = self.picture.decoder(maps.flatten(0, 1))
+        frames: Tensor = self.picture.decoder(maps.flatten(0, 1))
         return frames.unflatten(0, (len(before), -1)).movedim(1, 2)
+
+    def fsq_levels(self) -> dict[str, tuple[int, ...]]:
+        """Return the levels that make an id of each stream, the one that counts least first."""
+        return {"video": self.config.picture.levels}
 
     def begin(self, clips: int) -> Memory:  # noqa: ARG002 - the state is made of the first frames
         """Return what is known of clips of which nothing was seen."""
