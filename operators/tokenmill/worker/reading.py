@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
+from tokenmill.decoders.base import ClaimError
 from tokenmill.worker.channel import AbandonedError, Channel
 from tokenmill.worker.device import is_out_of_memory
 from tokenmill.worker.gate import Hold
@@ -122,6 +123,8 @@ class Reading:
     passing: int = 0
     #: Nothing is sent: the asset is read to see how much memory it takes.
     dry: bool = False
+    #: What it takes is its own: nothing else is under way, or nobody sets a limit that is shared.
+    alone: bool = False
 
     def __post_init__(self) -> None:
         patience = self.spec.limits.asset_deadline_s
@@ -132,19 +135,21 @@ class Reading:
         """Write the asset's views into the channel; what is wrong with it becomes a `Reject`.
 
         Where memory ran out others may have taken it, so the asset is then read with nothing else
-        under way, and once more for its views if that shows that it keeps to its limit.
+        under way, and once more for its views if that shows that it keeps to its limit and that
+        nothing is wrong with it.
 
         Raises:
             TransientError: its bytes could not be read for a passing reason.
         """
+        self.alone = not self.memory.limit_bytes
         with self.hold.shared():
             prepared = self._once(fetch)
         if prepared is None and self.memory.limit_bytes:
-            self.dry = True
+            self.dry = self.alone = True
             with self.memory.judging(self.hold):
                 prepared = self._once(fetch)
             self.dry = False
-            if prepared is not None:
+            if prepared is not None and prepared.reject is None:
                 self.passing = self.sent
                 with self.memory.acquitted(self.hold):
                     prepared = self._once(fetch)
@@ -161,7 +166,8 @@ class Reading:
             raise
         except AssetError as error:
             error.stage = error.stage or self.stage
-            return None if ran_out(error) else self._rejected(error)
+            believed = self.alone and isinstance(error, ClaimError)
+            return None if ran_out(error) and not believed else self._rejected(error)
         except Exception as error:  # noqa: BLE001  (a library's bug must cost one asset, not the run)
             if ran_out(error):
                 return None

@@ -141,9 +141,10 @@ def _take(run: UnitRun, row: int, asset: Incoming) -> None:
     run.spend(outcome.seconds)
     if outcome.reject is not None:
         _reject(run, row, outcome.reject)
-    elif row not in run.rejects:
-        run.rows.add_asset(row, asset.ref, outcome.facts)
+    else:
         run.choice.keep()
+        if row not in run.rejects:
+            run.rows.add_asset(row, asset.ref, outcome.facts)
     run.choice.drop()
 
 
