@@ -11,6 +11,7 @@ import typer
 from tokenmill_pipelines.cli import columns, export, output, takedown, versions
 from tokenmill_pipelines.cli.feed import feed
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
+from tokenmill_pipelines.cli.judge import judge
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
 from tokenmill_pipelines.cli.serve import serve
 from tokenmill_pipelines.cli.train import train
@@ -156,6 +157,7 @@ def verify(
 
 app.command()(feed)
 app.command()(train)
+app.command()(judge)
 
 
 @samples_app.command("list")

@@ -70,7 +70,8 @@ class StreamUse:
 
     ``entropy_bits`` is of one id or code at one position, from their frequencies alone: exact for
     ids unless ``is_bound``, where it is a lower bound (hashed counts), and of binary codes an upper
-    one. It cannot exceed log2 of ``tokens``. ``possible`` and ``used`` are 0 for what is no id.
+    one. It cannot exceed log2 of ``tokens``. ``possible`` and ``used`` are 0 for what is no id;
+    ``packed_bits`` are those of one id, code or latent vector.
     """
 
     name: str
@@ -80,6 +81,7 @@ class StreamUse:
     used: int
     entropy_bits: float
     is_bound: bool
+    packed_bits: int
 
     @property
     def used_share(self) -> float:
@@ -205,21 +207,15 @@ def _positions(stream: Stream, values: Array) -> int:
 
 def stream_use(stream: Stream, found: Any) -> StreamUse:
     """Return what the statistics of a stream come to."""
+    bits = stored_bits(stream, "bits")
+    possible = used = 0
+    entropy, bound = 0.0, True
     if isinstance(found, IndexStatistics):
-        exact = found.is_exact
-        return StreamUse(
-            stream.name,
-            "index",
-            found.tokens,
-            found.vocab,
-            found.distinct,
-            found.entropy_bits,
-            is_bound=not exact,
-        )
-    if isinstance(found, BitStatistics):
+        possible, used = found.vocab, found.distinct
+        entropy, bound = found.entropy_bits, not found.is_exact
+    elif isinstance(found, BitStatistics):
         entropy = found.entropy_bits
-        return StreamUse(stream.name, "bits", found.tokens, 0, 0, entropy, is_bound=True)
-    return StreamUse(stream.name, "float", found.tokens, 0, 0, 0.0, is_bound=True)
+    return StreamUse(stream.name, stream.kind, found.tokens, possible, used, entropy, bound, bits)
 
 
 def measure_views(

@@ -19,6 +19,11 @@ SURFACE = {
     "run": {"JOB", "--set", "--prefect"} | COMMON,
     "plan": {"JOB", "--set"} | COMMON,
     "train": {"JOB", "--set", "--resume", "--prefect"} | COMMON,
+    "judge": {
+        *("TOKENIZER", "--data", "--view", "--set", "--content", "--by", "--limit", "--views"),
+        *("--skip", "--features", "--out"),
+    }
+    | COMMON,
     "serve": {"JOBS_DIR"} | COMMON,
     "retry": {"STORE", "--reason"} | COMMON,
     "show": {"STORE[@REF]", "--ref"} | COMMON,
