@@ -83,7 +83,7 @@ class MillVideoNetwork(nn.Module):
         features = self.drawer(self.between(torch.cat((before, after), dim=1)))
         maps = self.to_frames(F.silu(features)).unflatten(1, (self.config.group, -1))
         frames: Tensor = self.picture.decoder(maps.flatten(0, 1))
-        return frames.unflatten(0, (len(before), -1)).movedim(1, 2)
+        return frames.reshape(len(before), -1, *frames.shape[1:]).movedim(1, 2)
 
     def fsq_levels(self) -> dict[str, tuple[int, ...]]:
         """Return the levels that make an id of each stream, the one that counts least first."""
