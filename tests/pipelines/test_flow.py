@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import DEFAULTS
 from tokenmill_pipelines.jobs import run_job
 from tokenmill_pipelines.stages import STAGES
-from tokenmill_schemas.errors import JobError
+from tokenmill_schemas.errors import JobError, QualityError
 from tokenmill_schemas.job import Job
 
 pytestmark = pytest.mark.prefect
@@ -77,6 +78,36 @@ def test_a_stage_that_fails_fails_its_flow_run_with_its_own_error(
     assert (run["name"], run["state_type"]) == ("noise", "FAILED")
     task = ask(api, "task_runs")[-1]
     assert (task["name"].rsplit("-", 1)[0], task["state_type"]) == ("list", "FAILED")
+
+
+def test_a_breach_of_a_limit_fails_the_flow_run_before_its_commit(
+    api: str, noise_job: JobOf
+) -> None:
+    """The server has the limit's name and the figures, and no task of a commit."""
+    broken = {"tokenizer": {"kind": "patch_vq"}, "limits": {"min_psnr_db": 90}}
+    tasks = len(ask(api, "task_runs"))
+    with pytest.raises(QualityError, match="below limits.min_psnr_db = 90"):
+        run_job(noise_job(**broken), observer=SilentObserver(), prefect=True)
+    run = ask(api, "flow_runs")[-1]
+    assert (run["state_type"], "min_psnr_db = 90" in run["state"]["message"]) == ("FAILED", True)
+    states = [task["state_type"] for task in ask(api, "task_runs")[tasks:]]
+    assert states == ["COMPLETED", "COMPLETED", "COMPLETED", "FAILED"]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows forks nothing")
+def test_what_is_forked_after_a_flow_ends_well(api: str) -> None:
+    """Torch takes a worker's exit code of 1 for a crash; Prefect's threads are not in the child."""
+    from prefect.logging.handlers import APILogWorker
+
+    assert APILogWorker.instance().drain() is not None, "a service of Prefect was at work here"
+    forked = multiprocessing.get_context("fork").Process(target=nothing)
+    forked.start()
+    forked.join(60)
+    assert forked.exitcode == 0
 
 
 def test_the_servers_home_is_the_one_it_was_given(api: str) -> None:

@@ -39,8 +39,8 @@ from tokenmill_schemas.errors import JobError
 #: Object store of a cluster of our own: only tasks and receipts pass through it.
 OBJECT_STORE_BYTES = 128 * 2**20
 KNOCK_S = 10.0
-#: How long a node may take to hand over what one of its actors has noted.
-FETCH_S = 10.0
+#: How long a node may take to hand over what one of its actors has noted, a process being started.
+FETCH_S = 30.0
 
 #: Environment of a cluster of our own: no telemetry, no token file in the user's home (everything
 #: is bound to this machine's loopback address).

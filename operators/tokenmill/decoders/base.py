@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tokenmill_schemas.asset import AssetRef, Modality
+from tokenmill_schemas.errors import AssetError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +27,14 @@ class DecodeLimits:
     max_video_bytes: int = 64 * 2**30
     max_faces: int = 20_000_000
     max_points: int = 50_000_000
+
+
+class ClaimError(AssetError):
+    """It asks for far more memory than its bytes can need, while what they can need was to be had.
+
+    Raised from the `MemoryError` that the claim ended in. Others may have held the memory in that
+    very moment, so who can read the asset with nothing else under way does before believing it.
+    """
 
 
 @dataclass(frozen=True, slots=True)

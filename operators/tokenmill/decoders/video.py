@@ -113,7 +113,7 @@ class VideoDecoder:
                 return AvVideo(self, container, ref, stream)
             except AssetError as error:
                 if lost and error.reason in _FROM_LOSS:
-                    raise AssetError(Reason.TRUNCATED, f"{lost}; {error}") from error
+                    raise type(error)(Reason.TRUNCATED, f"{lost}; {error}") from error
                 raise
 
 

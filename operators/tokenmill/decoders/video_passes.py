@@ -11,8 +11,10 @@ What FFmpeg's own loop would hide is made explicit here:
   AV1, and much of H.264) decode damaged bytes to other pixels without a word: that is not seen;
 - a stream that ends well before the duration that the container states for it is ``corrupt``: the
   demuxer lost its way;
-- that a decoder finds no memory is no damage, however early: `MemoryError` passes, for whoever set
-  the limit to judge.
+- that FFmpeg finds no memory is no damage, however early: `MemoryError` passes, for whoever set
+  the limit to judge. But FFmpeg also says so of sizes that no memory would do for, which damaged
+  bytes state: where many times what a file of its size can need is to be had, it is `ClaimError`,
+  whatever is done with damage, for nobody knows what came behind it.
 
 A pass uses one thread: what a damaged stream gives depends on how it is spread over threads.
 """
@@ -22,7 +24,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from types import TracebackType
 from typing import BinaryIO
 
 import av
@@ -36,6 +37,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tokenmill.decoders.video_containers import Container
+from tokenmill.decoders.video_source import Source, refuse_claim, require_frame
 from tokenmill_schemas.errors import AssetError, Reason
 
 _BUFFER_BYTES = 2**18
@@ -50,64 +52,7 @@ _WATCHFUL = "bitstream+buffer"
 #: Containers whose streams' own durations can be believed; an MP4's edit list shows a part only.
 _TIMED = frozenset({"matroska", "ogg", "asf", "rm", "avi"})
 _SLACK_S, _SLACK_SHARE = 2.0, 0.05
-#: The least that there must be room for after a decoder failed.
-_FRAME_BYTES = 2**20
 _DURATION_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-
-
-class Source:
-    """A stream as FFmpeg reads it: without a name, and keeping what goes wrong for us.
-
-    An exception inside FFmpeg's callback would surface in whatever call fails next.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._error: BaseException | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        self._error = self._error or error
-        return True
-
-    def read(self, count: int) -> bytes:
-        """Return up to ``count`` bytes; none after a failure."""
-        data = b""
-        if self._error is None:
-            with self:
-                data = self._stream.read(count)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Return the new place, or -1 where there is no such place."""
-        if whence == 0 and offset < 0:
-            return -1
-        with self:
-            return self._stream.seek(offset, whence)
-        return -1
-
-    def tell(self) -> int:
-        """Return the place."""
-        return self._stream.tell()
-
-    def check(self) -> None:
-        """Raise what the stream raised.
-
-        Raises:
-            AssetError: ``unreadable``.
-        """
-        error, self._error = self._error, None
-        if isinstance(error, OSError):
-            raise AssetError(Reason.UNREADABLE, f"reading failed: {error}") from error
-        if error is not None:
-            raise error
 
 
 class Pass:
@@ -120,6 +65,7 @@ class Pass:
 
         Raises:
             AssetError: ``corrupt``, ``no_video``, ``unsupported`` or ``unreadable``.
+            MemoryError: FFmpeg found none.
         """
         self.source = Source(stream)
         self.source.seek(0)
@@ -148,7 +94,7 @@ class Pass:
 
         Raises:
             AssetError: ``truncated``, ``corrupt``, ``no_video`` (not one frame), ``unreadable``.
-            MemoryError: the decoder found none.
+            MemoryError: FFmpeg found none.
         """
         with closing(_with_last(self._packets())) as packets:
             for packet, is_last in packets:
@@ -170,7 +116,8 @@ class Pass:
                 if packet.size:
                     self._number += 1
                     yield packet
-        except MemoryError:
+        except MemoryError as error:
+            refuse_claim(error, self.source, _pixels(self.stream))
             raise
         except FFmpegError as error:
             failed = error.strerror or type(error).__name__
@@ -192,10 +139,11 @@ class Pass:
             frames = self._decoder.decode(packet)
         except EOFError:
             return
-        except MemoryError:
+        except MemoryError as error:
+            refuse_claim(error, self.source, _pixels(self.stream))
             raise
         except FFmpegError as error:
-            _require_room(self.stream)
+            require_frame(_pixels(self.stream))
             if isinstance(error, ArgumentError) and not (self._count or _pixels(self.stream)):
                 # What FFmpeg says of a size beyond the bound that it was given (`_bounded`).
                 text = f"its frame size is refused; the limit is {self._max_pixels} pixels"
@@ -235,15 +183,6 @@ class Pass:
             raise AssetError(reason, text)
 
 
-def _require_room(stream: VideoStream) -> None:
-    """Ask for a frame's memory where a decoder failed: some call it damage that they found none.
-
-    Raises:
-        MemoryError: there is none.
-    """
-    bytearray(max(_FRAME_BYTES, 4 * _pixels(stream)))
-
-
 def _with_last(
     packets: Iterator[Packet[VideoStream]],
 ) -> Generator[tuple[Packet[VideoStream], bool]]:
@@ -267,7 +206,8 @@ def _opened(container: Container, source: Source, max_pixels: int) -> InputConta
             metadata_errors="replace",
             buffer_size=_BUFFER_BYTES,
         )
-    except MemoryError:
+    except MemoryError as error:
+        refuse_claim(error, source, 0)
         raise
     except FFmpegError as error:
         source.check()

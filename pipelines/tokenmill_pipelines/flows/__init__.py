@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tokenmill_infra.storage.paths import without_credentials
+from tokenmill_pipelines.flows.forks import mend_forks
 from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import configure, configured, home
 
@@ -73,6 +74,7 @@ def api(*, lasting: bool = False) -> Iterator[None]:
         PrefectServerError: no API is configured and no temporary server came up.
     """
     configure()
+    mend_forks()
     if configured():
         yield
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import av
 import pytest
 from av.error import MemoryError as NoMemory
 
-from tokenmill.decoders import video_passes
+from tokenmill.decoders import video_passes, video_source
+from tokenmill.decoders.base import ClaimError
 from tokenmill.decoders.video import VideoDecoder
 from tokenmill.testing.clips import ClipSpec, clip
 from tokenmill_schemas.asset import AssetRef
@@ -50,6 +52,17 @@ class Poor:
         return getattr(self._decoder, name)
 
 
+def poor(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Have every decoder find no memory for packet ``at``."""
+    whole: Callable[..., Any] = video_passes._decoder
+    monkeypatch.setattr(video_passes, "_decoder", lambda *a, **k: Poor(whole(*a, **k), at))
+
+
+def no_room(count: int) -> None:
+    """Stand for a machine that has nothing left."""
+    raise MemoryError
+
+
 @pytest.mark.parametrize("damaged", ["reject", "keep"])
 @pytest.mark.parametrize("at", [0, 1, 4])
 @pytest.mark.parametrize("name", SPECS)
@@ -57,10 +70,45 @@ def test_want_of_memory_is_no_damage(
     name: str, at: int, damaged: Literal["reject", "keep"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither is a frame left out for it, nor is the file blamed, whatever is done with damage."""
-    whole: Callable[..., Any] = video_passes._decoder
     data = clip(SPECS[name])
-    monkeypatch.setattr(video_passes, "_decoder", lambda *a, **k: Poor(whole(*a, **k), at))
+    poor(monkeypatch, at)
+    monkeypatch.setattr(video_source, "_require", no_room)
     with pytest.raises(MemoryError):
+        frames(data, damaged)
+
+
+@pytest.mark.parametrize("damaged", ["reject", "keep"])
+@pytest.mark.parametrize("at", [0, 4])
+def test_what_no_memory_would_do_for_is_a_claim(
+    at: int, damaged: Literal["reject", "keep"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for many such films, so memory was not what it wanted; its cause is told."""
+    asked: list[int] = []
+    data = clip(SPECS["h264"])
+    poor(monkeypatch, at)
+    monkeypatch.setattr(video_source, "_require", asked.append)
+    with pytest.raises(ClaimError, match="more memory than a file of its size") as caught:
+        frames(data, damaged)
+    assert caught.value.reason == Reason.CORRUPT
+    assert isinstance(caught.value.__cause__, MemoryError)
+    assert asked == [2**26 + 16 * len(data) + 8 * 8 * 48 * 64]
+
+
+def claiming(data: bytes, number: int, size: int) -> bytes:
+    """State another size of a sample of an MP4, in its table of sizes."""
+    claims = bytearray(data)
+    struct.pack_into(">I", claims, data.index(b"stsz") + 16 + 4 * number, size)
+    return bytes(claims)
+
+
+@pytest.mark.parametrize("damaged", ["reject", "keep"])
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_sample_of_800_mb_in_a_file_of_3_kb_is_damage(
+    number: int, damaged: Literal["reject", "keep"]
+) -> None:
+    """FFmpeg says that it cannot allocate memory, on every machine."""
+    data = claiming(clip(SPECS["h264"]), number, 0x31000000)
+    with pytest.raises(ClaimError, match="more memory than a file of its size"):
         frames(data, damaged)
 
 

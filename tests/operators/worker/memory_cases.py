@@ -14,8 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from tokenmill.decoders.base import Picture
-from tokenmill.testing.faults import BlockMeans, BlockMeansEncoder, FaultyDecoder, content_of
+from tokenmill.decoders.base import ClaimError, Picture
+from tokenmill.testing.faults import (
+    HANG_S,
+    BlockMeans,
+    BlockMeansEncoder,
+    FaultyDecoder,
+    content_of,
+)
 from tokenmill.tokenizers.base import Pixels, Tokens
 from tokenmill.views.base import ViewOf
 from tokenmill.views.random_crops import RandomCrops
@@ -153,6 +159,34 @@ def test_without_a_limit_a_want_of_memory_is_the_assets(noise_job: JobOf) -> Non
     assert "sets no limit" in error
 
 
+@dataclass(frozen=True)
+class Claims(FaultyDecoder):
+    """Finds no memory for two pictures where all others could be read: always, or once."""
+
+    seen: set[str] = field(default_factory=set)
+
+    def decode(self, ref: AssetRef, stream: BinaryIO) -> Picture:
+        """Decode, or blame the picture's claim."""
+        if ref.key == "picture-0002" or (ref.key == "picture-0004" and ref.key not in self.seen):
+            self.seen.add(ref.key)
+            raise ClaimError(Reason.CORRUPT, "it asks for too much") from MemoryError()
+        return super().decode(ref, stream)
+
+
+@pytest.mark.parametrize("limit", [0, LIMIT])
+def test_a_claim_is_believed_when_nothing_else_is_under_way(
+    noise_job: JobOf, tmp_path: Path, limit: int
+) -> None:
+    """What ran short only beside others has its samples; without a limit no others are told of."""
+    job = noise_job(source={"count": 6}, limits={"asset_memory_bytes": limit})
+    (receipt,) = made(job, tmp_path, decoder=Claims())
+    accused = ["picture-0002"] if limit else ["picture-0002", "picture-0004"]
+    assert [(r.asset_key, r.reason, r.error) for r in receipt.rejects] == [
+        (key, "corrupt", "it asks for too much") for key in accused
+    ]
+    assert receipt.samples == 6 - len(accused)
+
+
 class Hungry(BlockMeansEncoder):
     """An encoder that takes twice the limit while it works."""
 
@@ -236,7 +270,7 @@ def test_an_asset_that_hangs_while_it_is_judged_holds_up_nobody(
     )
     start = time.monotonic()
     (receipt,) = made(job, tmp_path, decoder=ShortThenHangs())
-    assert time.monotonic() - start < 3.5
+    assert time.monotonic() - start < HANG_S / 2, "nobody waits for it to wake up"
     assert [(r.asset_key, r.reason) for r in receipt.rejects] == [("picture-0002", "deadline")]
     assert receipt.samples == 5
 
