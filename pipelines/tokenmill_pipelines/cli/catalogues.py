@@ -166,6 +166,7 @@ def list_samples() -> list[dict[str, Any]]:
             "assets": sample.assets,
             "download_bytes": sample.download_bytes,
             "licence": sample.licence,
+            "use": sample.use,
             "summary": sample.summary,
         }
         for sample in catalogue()

@@ -269,10 +269,10 @@ def _default(value: Any) -> str:
 def samples(value: list[dict[str, Any]]) -> None:
     """Show the corpora that can be fetched."""
     rows = [
-        (entry["name"], entry["assets"], text.size(entry["download_bytes"]), entry["summary"])
-        for entry in value
+        (e["name"], e["use"], e["assets"], text.size(e["download_bytes"]), e["summary"])
+        for e in value
     ]
-    table("", ("name", "assets", "download", "what it is"), rows)
+    table("", ("name", "use", "assets", "download", "what it is"), rows)
 
 
 def trained(value: dict[str, Any]) -> None:

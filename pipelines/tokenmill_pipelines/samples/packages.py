@@ -81,7 +81,7 @@ def _fetch_pypi(package: Package, download: Path, unpacked: Path) -> tuple[str, 
     digest = file_sha256(archive)
     if digest != package.sha256:
         raise JobError(f"{archive.name} has sha256 {digest}, {package.sha256} was promised")
-    _unpack(archive, unpacked)
+    unpack(archive, unpacked)
     return package.version, digest
 
 
@@ -92,17 +92,25 @@ def _fetch_npm(package: Package, download: Path, unpacked: Path) -> tuple[str, s
     digest = file_sha256(archive)
     if digest != package.sha256:
         raise JobError(f"{archive.name} has sha256 {digest}, {package.sha256} was promised")
-    _unpack(archive, unpacked)
+    unpack(archive, unpacked)
     return package.version, digest
 
 
-def _unpack(archive: Path, unpacked: Path) -> None:
-    if archive.suffix in {".whl", ".zip"}:
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip archive or a tar archive, compressed or not, whatever its name.
+
+    Raises:
+        JobError: it is neither.
+    """
+    if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
-            file.extractall(unpacked)  # noqa: S202 - zipfile drops ".." and absolute paths
+            file.extractall(folder)  # noqa: S202 - zipfile drops ".." and absolute paths
         return
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except tarfile.ReadError as error:
+        raise JobError(f"{archive.name} is no archive: {error}") from error
 
 
 def _only(folder: Path) -> Path:
