@@ -86,7 +86,7 @@ def test_a_breach_of_a_limit_fails_the_flow_run_before_its_commit(
     """The server has the limit's name and the figures, and no task of a commit."""
     broken = {"tokenizer": {"kind": "patch_vq"}, "limits": {"min_psnr_db": 90}}
     tasks = len(ask(api, "task_runs"))
-    with pytest.raises(QualityError, match="below limits.min_psnr_db = 90"):
+    with pytest.raises(QualityError, match=r"below limits\.min_psnr_db = 90"):
         run_job(noise_job(**broken), observer=SilentObserver(), prefect=True)
     run = ask(api, "flow_runs")[-1]
     assert (run["state_type"], "min_psnr_db = 90" in run["state"]["message"]) == ("FAILED", True)
