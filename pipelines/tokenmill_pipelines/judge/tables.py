@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from tokenmill_pipelines.judge.measuring import MEASURES
-from tokenmill_pipelines.judge.scores import Scores
+from tokenmill_pipelines.judge.scores import Scores, StreamUse
 from tokenmill_pipelines.judge.verdict import Judged, Verdict
 from tokenmill_pipelines.report import text
 
@@ -200,9 +200,15 @@ def tiles(judged: Judged) -> list[tuple[str, str, str]]:
         share = sum(use.used for use in ids) / sum(use.possible for use in ids)
         kinds = f"of {text.count(sum(use.possible for use in ids))}"
         found.append(("ids used", text.percent(share), kinds))
+        entropy = "; ".join(f"{use.entropy_bits:.2f}" for use in ids)
+        found.append(("entropy of an id", f"{entropy} bits", f"of {_id_bits(ids)} packed"))
     failed = len(scores.failures)
     found.append(("views", str(len(scores.views)), f"{failed} failed" if failed else "none failed"))
     return found
+
+
+def _id_bits(uses: list[StreamUse]) -> str:
+    return "; ".join(f"{use.packed_bits:g}" for use in uses)
 
 
 def settings_of(verdict: Verdict) -> dict[str, object]:

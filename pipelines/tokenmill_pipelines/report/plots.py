@@ -16,8 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tokenmill_pipelines.report.curves import ticks
 
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 62, 190, 18, 52
+WIDTH, HEIGHT = 600, 360
+LEFT, TOP, BOTTOM = 62, 14, 52
+#: Width of the legend: of its lines, and of each character of its longest label.
+LEGEND, CHARACTER = 48, 7
 #: Share of an axis that is left free beyond the outermost points.
 ROOM = 0.05
 #: Pixels of the PNG for each of the canvas, and of the drawing that it is averaged from.
@@ -83,15 +85,15 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A plot laid out."""
+    """A plot laid out; the legend stands right of ``right``."""
 
     plot: Plot
+    right: float
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     series: tuple[Drawn, ...]
 
-    left, right = float(LEFT), float(WIDTH - RIGHT)
-    top, bottom = float(TOP), float(HEIGHT - BOTTOM)
+    left, top, bottom = float(LEFT), float(TOP), float(HEIGHT - BOTTOM)
 
 
 def layout(plot: Plot) -> Canvas | None:
@@ -102,7 +104,8 @@ def layout(plot: Plot) -> Canvas | None:
         return None
     x_values = [x for _, points in kept for x, _ in points]
     y_values = [y for _, points in kept for _, y in points]
-    x, x_ticks = _log_axis(x_values) if plot.log_x else _axis(x_values, LEFT, WIDTH - RIGHT)
+    right = WIDTH - LEGEND - CHARACTER * max(len(series.label) for series, _ in kept)
+    x, x_ticks = (_log_axis if plot.log_x else _axis)(x_values, LEFT, right)
     y, y_ticks = _axis(y_values, HEIGHT - BOTTOM, TOP)
     drawn = tuple(
         Drawn(
@@ -115,7 +118,7 @@ def layout(plot: Plot) -> Canvas | None:
         )
         for number, (series, points) in enumerate(kept)
     )
-    return Canvas(plot, x_ticks, y_ticks, drawn)
+    return Canvas(plot, float(right), x_ticks, y_ticks, drawn)
 
 
 def _axis(
@@ -132,12 +135,12 @@ def _axis(
 
 
 def _log_axis(
-    values: Sequence[float],
+    values: Sequence[float], start: float, stop: float
 ) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
-    place, _ = _axis([math.log2(value) for value in values], LEFT, WIDTH - RIGHT)
+    place, _ = _axis([math.log2(value) for value in values], start, stop)
     powers = range(math.floor(math.log2(min(values))), math.ceil(math.log2(max(values))) + 1)
     found = [Tick(f"{2.0**power:g}", round(place(power), 2)) for power in powers]
-    inside = tuple(tick for tick in found if LEFT <= tick.place <= WIDTH - RIGHT)
+    inside = tuple(tick for tick in found if start <= tick.place <= stop)
     return lambda value: place(math.log2(value)), inside
 
 
