@@ -4,9 +4,9 @@
         [--corpora FOLDER] [--rounds N] [--pictures N] [--quick]
 
 Names: efficiency, peers, startup (each for all tokenizers, or one: ``peers:patch_vq``), video,
-shapes, feed, feed-start, feed-remote, plan, versions. All are run if none is named. Results are
-kept in ``.cache/benchmarks.json`` by name, each with its machine, date and load, so that one can be
-measured again without the others; results.md shows them all.
+shapes, encode, feed, feed-start, feed-remote, plan, versions. All are run if none is named. Results
+are kept in ``.cache/benchmarks.json`` by name, each with its machine, date and load, so that one
+can be measured again without the others; results.md shows them all.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks import (
     efficiency,
+    encode,
     feed,
     feed_start,
     peers,
@@ -108,6 +109,13 @@ def run_shapes(options: Options) -> Sections:
     return shapes.run(options.fetched("pybullet"), size=size)
 
 
+def run_encode(options: Options) -> Sections:
+    """Measure what the shipped tokenizers' networks do a second."""
+    if options.quick:
+        return encode.run(rounds=1, batches=1)
+    return encode.run(rounds=options.rounds or encode.ROUNDS)
+
+
 def run_feed(options: Options) -> Sections:
     """Measure the feed beside its limit and its peers."""
     return feed.run(quick=options.quick, peer_python=options.peer_python)
@@ -165,6 +173,7 @@ BENCHMARKS: dict[str, Callable[[Options], Sections]] = {
     **{f"startup:{name}": partial(run_startup, name=name) for name in TOKENIZERS},
     "video": run_video,
     "shapes": run_shapes,
+    "encode": run_encode,
     "feed": run_feed,
     "feed-start": run_feed_start,
     "feed-remote": run_feed_remote,
