@@ -7,6 +7,7 @@ checkpoint's before it is resumed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class DataConfig:
         corpora: names of ``tokenmill samples``, fetched into the job's ``corpora`` folder.
         source: a section as of a tokenizing job, instead of ``corpora``.
         where: values that columns of the listing must have, such as ``content = ["photo"]``.
+        only: parts of keys, one of which a key must have; none takes all.
         exclude: parts of keys that are left out.
         view: a section as of a tokenizing job: what is read of each asset and kept in memory.
         decoder: the same; the view's own if there is none.
@@ -41,6 +43,7 @@ class DataConfig:
     decoder: OperatorConfig | None = None
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     share: float = 1.0
     limit: int = 0
 
@@ -152,6 +155,8 @@ class FitJob:
     base: str = ""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise ValueError(f"name is a file's name, of letters, digits, _ and -: {self.name!r}")
         if not self.data:
             raise ValueError("data is empty: name something to learn from")
         names = [part.name for part in self.data]
@@ -167,6 +172,9 @@ class FitJob:
         for name in ("name", "output", "corpora", "tried", "licence", "base"):
             del table[name]
         del table["machine"]["device"]
+        for part in table["data"]:  # which fits of before it was there do not have
+            if not part["only"]:
+                del part["only"]
         return _plain(table)  # type: ignore[no-any-return]  # a table stays one
 
     def shares(self) -> tuple[float, ...]:
@@ -183,6 +191,8 @@ def _plain(value: Any) -> Any:
 
 #: Keys that hold local paths or URLs; relative ones are taken from the job file's folder.
 PATH_KEYS = ("corpora", "output.uri", "tokenizer.checkpoint")
+#: Options of operators that do.
+OPERATOR_PATHS = ("urls", "base", "weights", "checkpoint")
 
 
 def parse_fit_job(values: Mapping[str, Any], *, base: str = "") -> FitJob:
@@ -203,6 +213,18 @@ def parse_fit_job(values: Mapping[str, Any], *, base: str = "") -> FitJob:
         corpora=resolve(job.corpora, base),
         output=replace(job.output, uri=resolve(job.output.uri, base)),
     )
+
+
+def located(section: OperatorConfig, base: str) -> OperatorConfig:
+    """Return an operator's section with absolute paths; relative ones start at the job's folder.
+
+    They stay relative in the job itself, whose identity does not change when it is moved.
+    """
+    options = {
+        name: resolve(value, base) if name in OPERATOR_PATHS else value
+        for name, value in section.options.items()
+    }
+    return replace(section, options=options)
 
 
 def _part(values: Any, path: str) -> dict[str, Any]:

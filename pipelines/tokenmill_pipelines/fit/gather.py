@@ -24,12 +24,13 @@ from tokenmill.sources.base import Source
 from tokenmill.views import open_view
 from tokenmill.views.base import View, ViewOf
 from tokenmill_infra.observe import Observer
-from tokenmill_pipelines.fit.config import DataConfig, FitJob
+from tokenmill_pipelines.fit.config import DataConfig, FitJob, located
 from tokenmill_pipelines.samples.catalogue import find_sample
 from tokenmill_pipelines.samples.fetch import RECEIPT, fetch
 from tokenmill_schemas.asset import AssetRef, refs_of
 from tokenmill_schemas.canonical import digest as content_digest
 from tokenmill_schemas.errors import AssetError, JobError
+from tokenmill_schemas.job import OperatorConfig
 
 #: Raised when the same job would gather other views.
 VERSION = 1
@@ -41,6 +42,10 @@ SCHEMA = pa.schema(
     ]
 )
 FOLDER = ".views"
+#: What corpora, and assets of corpora, are marked with that nothing may be learned from.
+JUDGING = "judging"
+#: Columns that are asked of listings besides those that the job asks for.
+ALSO = ("licence", "use")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,26 @@ def gather(job: FitJob, observer: Observer) -> list[Gathered]:
         JobError: a corpus is for judging only, a section is wrong, or a part has no views.
         TransientError: a registry could not be reached.
     """
+    check_use(job)
     return [_gathered(job, part, observer) for part in job.data]
 
 
+def check_use(job: FitJob) -> None:
+    """Check, before anything is fetched, that a job may learn from all corpora that it names.
+
+    Raises:
+        JobError: one is for judging only, or there is none of that name.
+    """
+    for part in job.data:
+        for name in part.corpora:
+            if find_sample(name).use == JUDGING:
+                text = f"{name} is kept for judging: nothing may be learned from it"
+                raise JobError(text, path="data.corpora")
+
+
 def _gathered(job: FitJob, part: DataConfig, observer: Observer) -> Gathered:
-    sources = list(_sources(job, part))
-    view = open_view(part.view.kind, dict(part.view.options))
+    sources = list(sources_of(job, part))
+    view = open_view(part.view.kind, dict(located(part.view, job.base).options))
     decoder = _decoder(part, view)
     stamp = {
         "version": VERSION,
@@ -87,6 +106,7 @@ def _gathered(job: FitJob, part: DataConfig, observer: Observer) -> Gathered:
         "decoder": decoder.identity,
         "where": {name: list(values) for name, values in part.where.items()},
         "exclude": list(part.exclude),
+        **({"only": list(part.only)} if part.only else {}),
         "limit": part.limit,
     }
     digest = content_digest(stamp)
@@ -106,27 +126,33 @@ def _decoder(part: DataConfig, view: View) -> Decoder:
     return open_decoder(view.modalities[0])
 
 
-def _sources(job: FitJob, part: DataConfig) -> Iterator[tuple[str, Source, Any]]:
-    """Yield the name of each source, the source, and what tells it from others."""
-    columns = tuple(part.where)
+def sources_of(job: FitJob, part: DataConfig) -> Iterator[tuple[str, Source, Any]]:
+    """Yield each source's name ("" if it is no corpus), itself, and what tells it from others.
+
+    Their listings have the columns that ``where`` asks for and, if they are JSON lines, those of
+    `ALSO`: null where a line says nothing.
+    """
     if part.source is not None:
-        options = dict(part.source.options)
-        source = open_operator("tokenmill.sources", part.source.kind, options, path="data.source")
-        listed = [ref.uri + ref.version for batch in source.list() for ref in refs_of(batch)]
-        yield "", cast("Source", source), listed
+        section = located(part.source, job.base)
+        source = _opened(section, part)
+        yield "", source, [ref.uri + ref.version for b in source.list() for ref in refs_of(b)]
         return
     for name in part.corpora:
         sample = find_sample(name)
-        if getattr(sample, "use", "") == "judging":
-            raise JobError(
-                f"{name} is kept for judging: nothing may be learned from it", path="data.corpora"
-            )
         folder = fetch(name, job.corpora)
         kind = "jsonl" if sample.listing.endswith(".jsonl") else "parquet"
-        options = {"urls": (str(folder / sample.listing),), "columns": columns}
-        source = open_operator("tokenmill.sources", kind, options, path="data.corpora")
+        section = OperatorConfig(kind, {"urls": (str(folder / sample.listing),)})
         receipt = json.loads((folder / RECEIPT).read_text(encoding="utf-8"))
-        yield name, cast("Source", source), [name, receipt["packages"]]
+        yield name, _opened(section, part), [name, receipt["packages"]]
+
+
+def _opened(section: OperatorConfig, part: DataConfig) -> Source:
+    options = dict(section.options)
+    if section.kind in ("jsonl", "parquet"):
+        asked = (*part.where, *ALSO) if section.kind == "jsonl" else tuple(part.where)
+        options["columns"] = tuple(dict.fromkeys((*options.get("columns", ()), *asked)))
+    source = open_operator("tokenmill.sources", section.kind, options, path="data.source")
+    return cast("Source", source)
 
 
 def _views(
@@ -161,7 +187,7 @@ def _views(
 
 
 def _wanted(ref: AssetRef, part: DataConfig) -> bool:
-    if any(text in ref.key for text in part.exclude):
+    if ref.columns.get("use") == JUDGING or any(text in ref.key for text in part.exclude):
         return False
     return all(str(ref.columns.get(name)) in values for name, values in part.where.items())
 

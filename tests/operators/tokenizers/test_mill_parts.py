@@ -51,9 +51,9 @@ def test_a_normal_variable_uses_all_levels_nearly_evenly() -> None:
 def test_gradients_pass_straight_through() -> None:
     """As if nothing had been rounded: those of the sigmoid alone."""
     latents = torch.tensor([[0.3, -0.7]], requires_grad=True)
-    FiniteScalar((5, 8))(latents).sum().backward()  # type: ignore[no-untyped-call]  # torch's
+    FiniteScalar((5, 8))(latents).sum().backward()
     smooth = latents.detach().clone().requires_grad_()
-    (2 * torch.sigmoid(1.6 * smooth) - 1).sum().backward()
+    (2 * torch.sigmoid(1.6 * smooth) - 1).sum().backward()  # type: ignore[no-untyped-call]
     assert latents.grad is not None
     assert smooth.grad is not None
     assert torch.allclose(latents.grad, smooth.grad)
