@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,13 +57,14 @@ class PerturbedTally:
         kind: ViewKind,
         settings: Settings,
         features: Features,
+        levels: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._encoder = encoder
         self._spec = spec
         self._kind = kind
         self._rates = tuple(sorted(set(settings.rates)))
         self._features = features if kind == "image" else None
-        self._change = Perturbation(encoder, spec, seed=settings.seed)
+        self._change = Perturbation(encoder, spec, levels=levels, seed=settings.seed)
         able = kind in PERTURBED and bool(self._change.modes)
         self._points = {
             (mode, rate): _Gathered()

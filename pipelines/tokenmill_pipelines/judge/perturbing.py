@@ -8,15 +8,16 @@ A replaced id becomes a near one, as a generator's mistakes mostly are, or any o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenmill.feed.shaping.implicit import fsq_digits
 from tokenmill.feed.shaping.neighbours import nearest_codes
-from tokenmill.tokenizers.base import Array, Encoder, HasCodebook, Tokens
+from tokenmill.tokenizers.base import Array, Encoder, HasCodebook, Tokenizer, Tokens
 from tokenmill_schemas.tokens import Stream, TokenSpec
 
 Mode = Literal["near", "random"]
@@ -29,27 +30,36 @@ MOST_CODES = 2**15
 Ids = npt.NDArray[np.int64]
 
 
-@runtime_checkable
-class HasLevels(Encoder, Protocol):
-    """An encoder with finite scalar quantization (arXiv:2309.15505)."""
+def fsq_levels(tokenizer: Tokenizer, spec: TokenSpec) -> dict[str, tuple[int, ...]]:
+    """Return the levels of streams of finite scalar quantization (arXiv:2309.15505), by name.
 
-    def fsq_levels(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the levels of each such stream; the first dimension's digit runs fastest."""
-        ...
+    Tokenizers that have any keep them in their architecture, and number ids with the first
+    dimension's digit running fastest, as the paper's authors do.
+    """
+    found = getattr(getattr(tokenizer, "architecture", None), "levels", None) or ()
+    levels = tuple(level for level in found if isinstance(level, int))
+    codes = (math.prod(levels),)
+    return {s.name: levels for s in spec.streams if levels and s.vocab_sizes == codes}
 
 
 class Perturbation:
-    """Replaces ids of a tokenizer's streams.
+    """Replaces ids of a tokenizer's streams; ``levels`` as `fsq_levels` gives them.
 
     Draws depend on the seed, the view and the stream alone, so what is replaced at one rate is
     replaced at every higher one, by the same.
     """
 
-    def __init__(self, encoder: Encoder, spec: TokenSpec, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        spec: TokenSpec,
+        *,
+        levels: Mapping[str, tuple[int, ...]] | None = None,
+        seed: int = 0,
+    ) -> None:
         self._seed = seed
         self._streams = [s for s in spec.streams if s.kind != "float"]
-        levels = encoder.fsq_levels() if isinstance(encoder, HasLevels) else {}
-        self._levels = dict(levels)
+        self._levels = dict(levels or {})
         books = encoder.codebook() if isinstance(encoder, HasCodebook) else {}
         self._tables = {
             stream.name: nearest_codes(books[stream.name], min(NEAR, len(books[stream.name]) - 1))

@@ -18,6 +18,7 @@ from tokenmill_pipelines.judge.curves import PerturbedTally, PrefixTally
 from tokenmill_pipelines.judge.features import open_features
 from tokenmill_pipelines.judge.items import BATCH, Coded, Item, code
 from tokenmill_pipelines.judge.measuring import MEASURES, Original
+from tokenmill_pipelines.judge.perturbing import fsq_levels
 from tokenmill_pipelines.judge.reading import Views
 from tokenmill_pipelines.judge.scores import Tally, ViewScore
 from tokenmill_pipelines.judge.settings import Settings
@@ -153,7 +154,10 @@ def _open(encoder: Encoder, views: Views, operators: Operators, *, first: bool) 
     perturbed = None
     if wanted("perturbed", only=False):
         features = open_features(settings.features)
-        perturbed = PerturbedTally(encoder, spec, kind=kind, settings=settings, features=features)
+        levels = fsq_levels(operators.tokenizer, spec)
+        perturbed = PerturbedTally(
+            encoder, spec, kind=kind, settings=settings, features=features, levels=levels
+        )
     prefixes = None
     if wanted("prefixes", only=False):
         prefixes = PrefixTally(encoder, spec, kind=kind, settings=settings)
