@@ -10,6 +10,7 @@ import typer
 
 from tokenmill_pipelines.cli import columns, export, output, takedown, versions
 from tokenmill_pipelines.cli.feed import feed
+from tokenmill_pipelines.cli.fit import fit
 from tokenmill_pipelines.cli.guard import FAILED, QUARANTINE, guard
 from tokenmill_pipelines.cli.judge import judge
 from tokenmill_pipelines.cli.options import Debug, JobFile, Json, Ref, Sets, StoreAt, StoreUri, show
@@ -157,6 +158,7 @@ def verify(
 
 app.command()(feed)
 app.command()(train)
+app.command()(fit)
 app.command()(judge)
 
 

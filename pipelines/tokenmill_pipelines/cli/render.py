@@ -292,3 +292,26 @@ def trained(value: dict[str, Any]) -> None:
             ("report", value["report"]),
         ]
     )
+
+
+def fitted(value: dict[str, Any]) -> None:
+    """Show what a fit came to."""
+    resumed = f", resumed at {value['resumed_from']:,}" if value["resumed_from"] else ""
+    scores = [
+        (part, ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items()))
+        for part, figures in value["scores"].items()
+    ]
+    table(f"{value['tried']} held-out assets", ("part", "means"), scores)
+    facts(
+        [
+            ("steps", f"{value['steps']:,}{resumed}"),
+            ("samples", text.count(value["samples"])),
+            ("parameters", text.count(value["parameters"])),
+            ("loss", f"{value['loss']:.3f}, from {value['first_loss']:.3f}"),
+            ("time", f"{text.duration(value['wall_s'])}, {text.duration(value['cpu_s'])} of cores"),
+            ("weights", value["weights"]),
+            ("sha256", value["sha256"]),
+            ("card", value["card"]),
+            ("report", value["report"]),
+        ]
+    )

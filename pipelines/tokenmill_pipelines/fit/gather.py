@@ -8,6 +8,7 @@ made it: corpora and their digests, decoder, view and choice of assets.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,7 +220,8 @@ def _read(path: Path, name: str, digest: str, *, boolean: bool) -> Gathered:
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         (shape,) = batch.column("shape").to_pylist()
-        data = np.frombuffer(batch.column("data")[0].as_buffer(), np.uint8)
+        # The array's own buffer: that of a scalar would be a copy, and not mapped.
+        data = np.frombuffer(batch.column("data").buffers()[2], np.uint8, math.prod(shape))
         keys.append(batch.column("key")[0].as_py())
         views.append((data.view(np.bool_) if boolean else data).reshape(shape))
     return Gathered(name, digest, tuple(keys), tuple(views))

@@ -17,7 +17,7 @@ from tokenmill.tokenizers.networks.mill_prefix import MillPrefixNetwork
 from tokenmill.tokenizers.networks.mill_shape import MillShapeNetwork
 from tokenmill.tokenizers.networks.mill_video import MillVideoNetwork
 from tokenmill_pipelines.fit.batches import Kind
-from tokenmill_pipelines.fit.config import FitJob, LossConfig
+from tokenmill_pipelines.fit.config import FitJob, LossConfig, located
 from tokenmill_pipelines.fit.losses import picture_loss, volume_loss
 from tokenmill_schemas.errors import JobError
 from tokenmill_schemas.job import OperatorConfig
@@ -54,7 +54,7 @@ def open_lesson(job: FitJob) -> Lesson:
         JobError: the tokenizer does not learn here.
         CheckpointError: the weights that it starts with cannot be read.
     """
-    tokenizer = open_tokenizer(job.tokenizer)
+    tokenizer = open_tokenizer(located(job.tokenizer, job.base))
     if not hasattr(tokenizer, "network"):
         raise JobError("has no network that could learn", path="tokenizer.kind")
     torch.manual_seed(job.seed)

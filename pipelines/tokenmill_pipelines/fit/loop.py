@@ -22,6 +22,7 @@ from tokenmill_pipelines.fit.lessons import Lesson
 from tokenmill_pipelines.train import checkpoint
 from tokenmill_pipelines.train.checkpoint import Leg, Progress
 from tokenmill_pipelines.train.loop import EMA_START, rate_at
+from tokenmill_schemas.errors import JobError
 
 #: Second word of the key of a step's random numbers that are not its cuts.
 LESSON_STREAM = 2**32
@@ -81,9 +82,13 @@ class Learner:
         found = checkpoint.newest(self.storage)
         if found is None:
             return 0
-        wanted = {"job": self.job.identity, "media": self.progress.fingerprint}
-        held = {"job": found.progress.identity, "media": found.progress.fingerprint}
-        _check_same(held, wanted, self.storage.uri)
+        check_job(found.progress, self.job, uri=self.storage.uri)
+        if found.progress.fingerprint != self.progress.fingerprint:
+            raise JobError(
+                f"{self.storage.uri} holds a fit of other media: what the job's data name has "
+                "changed since. Take another output",
+                path="output.uri",
+            )
         for name, value in found.part("model").items():
             self.learned[name].data.copy_(value)
         self.average = {k: v.to(self.device) for k, v in found.part("ema").items()}
@@ -174,9 +179,13 @@ class Learner:
         checkpoint.save(self.storage, self.progress, tensors, keep=self.job.output.keep)
 
 
-def _check_same(held: dict[str, Any], wanted: dict[str, Any], uri: str) -> None:
-    progress = Progress(0, held, "", "", (), {})
-    checkpoint.check_same(progress, wanted, uri=uri)
+def check_job(progress: Progress, job: FitJob, *, uri: str) -> None:
+    """Check that a job may go on from a checkpoint.
+
+    Raises:
+        JobError: it was shaped by other settings; names them all.
+    """
+    checkpoint.check_same(progress, job.identity, uri=uri)
 
 
 def _groups(learned: dict[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

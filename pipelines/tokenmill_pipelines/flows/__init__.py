@@ -13,12 +13,13 @@ from tokenmill_pipelines.flows.server import temporary_server
 from tokenmill_pipelines.flows.settings import configure, configured, home
 
 if TYPE_CHECKING:
+    from tokenmill_pipelines.fit.run import FitRun
     from tokenmill_pipelines.flows.deployments import Served
     from tokenmill_pipelines.run import Run
     from tokenmill_pipelines.serving import ServedJob
     from tokenmill_pipelines.train.run import TrainRun
 
-__all__ = ["api", "configured", "run_flow", "run_train_flow", "serve_jobs"]
+__all__ = ["api", "configured", "run_fit_flow", "run_flow", "run_train_flow", "serve_jobs"]
 
 
 def run_flow(run: Run) -> None:
@@ -41,6 +42,18 @@ def run_train_flow(run: TrainRun) -> None:
     """
     with api():
         from tokenmill_pipelines.flows.train import run_as_flow
+
+        run_as_flow(run)
+
+
+def run_fit_flow(run: FitRun) -> None:
+    """Run all stages of a fit as a Prefect flow run.
+
+    Raises:
+        PrefectServerError: no API is configured and no temporary server came up.
+    """
+    with api():
+        from tokenmill_pipelines.flows.fit import run_as_flow
 
         run_as_flow(run)
 

@@ -20,11 +20,11 @@ def markdown_summary(record: RunRecord) -> str:
     parts = [
         f"# {escape(record.job_name)}: {state(record)}",
         f"{escape(str(redact(record.store_uri)))}, {text.duration(record.run_s)}",
-        _table(("what", "how much", ""), [tuple(map(escape, tile)) for tile in tiles(record)]),
+        table(("what", "how much", ""), [tuple(map(escape, tile)) for tile in tiles(record)]),
     ]
     if record.wall_s:
         rows = [(escape(stage), text.duration(spent)) for stage, spent in record.wall_s.items()]
-        parts.append(_table(("stage", "wall time"), rows))
+        parts.append(table(("stage", "wall time"), rows))
     for card in streams.cards(record):
         facts = "; ".join(f"{label}: {value}" for label, value in card.facts)
         parts.append(f"**{escape(card.name)}** ({escape(card.kind)}): {escape(facts)}")
@@ -47,11 +47,15 @@ def _quarantine(record: RunRecord) -> list[str]:
         (escape(entry.key), escape(entry.reason), escape(entry.error))
         for entry in record.quarantine[:SHOWN]
     ]
-    return [f"## Quarantine\n\n{reasons}", _table(("asset", "reason", "error"), rows)]
+    return [f"## Quarantine\n\n{reasons}", table(("asset", "reason", "error"), rows)]
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+def table(
+    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, words: int | None = None
+) -> str:
+    """Return a table; with ``words``, the columns after so many are figures, set to the right."""
+    rule = tuple("---" if words is None or n < words else "---:" for n in range(len(head)))
+    lines = [head, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

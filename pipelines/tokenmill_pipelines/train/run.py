@@ -17,12 +17,12 @@ from tokenmill_pipelines.train.config import TrainJob
 from tokenmill_pipelines.train.generators import parameters
 from tokenmill_pipelines.train.loop import Training, train
 from tokenmill_pipelines.train.losses import held_out_feed, held_out_loss
+from tokenmill_pipelines.train.outputs import address, report_path
 from tokenmill_pipelines.train.page import TrainRecord, write_page
 from tokenmill_pipelines.train.pictures import Row, average_network, rows
 from tokenmill_pipelines.train.tokens import Shown, look, open_feed
 from tokenmill_schemas.errors import JobError, TokenmillError
 
-REPORTS = "reports"
 #: Seconds between two lines about the loss.
 EVERY_S = 10.0
 
@@ -172,10 +172,9 @@ def report_stage(run: TrainRun) -> None:
         rows=drawn,
         why_no_pictures=why,
     )
-    stamp = run.started_at.strftime("%Y%m%dT%H%M%S%f")[:-3]
-    path = f"{REPORTS}/{found.progress.step:09d}-{stamp}.html"
+    path = report_path(found.progress.step, run.started_at)
     run.storage.create(path, write_page(run.record))
-    run.report = _address(run.storage, path)
+    run.report = address(run.storage, path)
 
 
 def _rows(run: TrainRun, found: checkpoint.Checkpoint) -> tuple[tuple[Row, ...], str]:
@@ -187,11 +186,6 @@ def _rows(run: TrainRun, found: checkpoint.Checkpoint) -> tuple[tuple[Row, ...],
     except (TokenmillError, RuntimeError, ValueError, OSError) as error:
         run.observer.warn("the report shows no pictures", error=str(error))
         return (), f"No pictures: {error}"
-
-
-def _address(storage: Storage, path: str) -> str:
-    local = storage.local(path)
-    return str(local) if local is not None else f"{storage.uri.rstrip('/')}/{path}"
 
 
 Stage = Callable[[TrainRun], None]
@@ -237,7 +231,7 @@ def result_of(run: TrainRun) -> TrainResult:
     progress = record.progress
     return TrainResult(
         output=run.storage.uri,
-        checkpoint=_address(run.storage, checkpoint.path_of(progress.step)),
+        checkpoint=address(run.storage, checkpoint.path_of(progress.step)),
         report=run.report,
         snapshot=progress.snapshot,
         steps=progress.step,

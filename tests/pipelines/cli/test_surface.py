@@ -24,6 +24,7 @@ SURFACE = {
         *("--skip", "--features", "--out"),
     }
     | COMMON,
+    "fit": {"JOB", "--set", "--resume", "--prefect"} | COMMON,
     "serve": {"JOBS_DIR"} | COMMON,
     "retry": {"STORE", "--reason"} | COMMON,
     "show": {"STORE[@REF]", "--ref"} | COMMON,
