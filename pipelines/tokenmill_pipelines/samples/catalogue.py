@@ -108,7 +108,7 @@ KINDS = ("pictures", "clips", "objects", "judging")
 
 @functools.cache
 def _read() -> tuple[Sample, ...]:
-    folder = resources.files(__package__) / "corpora"
+    folder = resources.files("tokenmill_pipelines.samples") / "corpora"
     samples: list[Sample] = []
     for kind in KINDS:
         file = folder / f"{kind}.toml"
