@@ -128,20 +128,24 @@ def _tokenizer(verdict: Verdict, judged: Judged) -> dict[str, Any]:
     return {
         "name": judged.name,
         "tiles": tables.tiles(judged),
-        "sheet": [_shown(verdict, one) for one in judged.shown],
+        "sheet": [_shown(verdict, one, _views(judged, one)) for one in judged.shown],
     }
 
 
-def _shown(verdict: Verdict, shown: Shown) -> dict[str, Any]:
+def _views(judged: Judged, shown: Shown) -> int:
+    """Return how many views of its asset were judged."""
+    return sum(view.key == shown.item.key for view in judged.scores.views)
+
+
+def _shown(verdict: Verdict, shown: Shown, views: int) -> dict[str, Any]:
     made = pictures(verdict.kind, shown)
     longest = LONGEST[verdict.kind == "clip"]
     found = (made.original, made.decoded, made.error)
     main = MEASURES[verdict.kind][0]
-    several = verdict.settings.get("views_per_asset", 1) > 1 and verdict.kind != "image"
     return {
         "uris": [images.data_uri(one, longest=longest) for one in found if one is not None],
         "key": shown.item.key,
-        "view": shown.item.view if several else "",
+        "view": shown.item.view if views > 1 else "",
         "place": shown.place,
         "figure": main.text(shown.values.get(main.key)),
     }

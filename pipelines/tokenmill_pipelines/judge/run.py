@@ -210,11 +210,15 @@ def _measure(run: _Pass, coded: Any) -> None:
 
 
 def pick(views: Sequence[ViewScore], count: int, run: _Pass) -> dict[tuple[str, str], str]:
-    """Return the worst, middle and best views, by key and name, with the word for their place."""
+    """Return the worst, middle and best views, by key and name, with the word for their place.
+
+    Of few views no more than a third are called the worst.
+    """
     main = MEASURES[run.tally.kind][0]
     able = [view for view in views if main.key in view.values]
     sign = 1 if main.higher_is_better else -1
     ranked = sorted(able, key=lambda view: (sign * view.values[main.key], view.key, view.view))
+    count = min(count, -(-len(ranked) // 3))
     middle = max(0, len(ranked) // 2 - count // 2)
     found: dict[tuple[str, str], str] = {}
     parts = {

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from tokenmill_pipelines.judge.measuring import MEASURES
-from tokenmill_pipelines.judge.scores import Scores, StreamUse
+from tokenmill_pipelines.judge.scores import UNNAMED, Scores, StreamUse
 from tokenmill_pipelines.judge.verdict import Judged, Verdict
 from tokenmill_pipelines.report import text
 
@@ -69,9 +69,11 @@ def by_content(verdict: Verdict) -> Table:
     rows = []
     for judged in verdict.judged:
         scores = judged.scores
-        for content in (*(scores.contents if len(scores.contents) > 1 else ()), None):
+        only = len(scores.contents) == 1
+        alone = scores.contents[0] if only and scores.contents[0] != UNNAMED else "all"
+        for content in (*(() if only else scores.contents), None):
             figure = scores.figure(main.key, content)
-            name = content or ("all" if len(scores.contents) > 1 else scores.contents[0])
+            name = content or alone
             label = f"{judged.name}: {name}" if several else name
             count = sum(content in (None, view.content) for view in scores.views)
             worst = None
