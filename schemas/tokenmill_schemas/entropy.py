@@ -17,7 +17,7 @@ GROUPS = (1, 8)
 #: Per stream, per size of a group (as text, for JSON): the sums that `Entropy` explains.
 EntropySums = dict[str, dict[str, dict[str, int]]]
 
-NAMES = ("groups", "millibits", "squares", "ids")
+NAMES: tuple[str, ...] = ("groups", "millibits", "squares", "ids")
 
 
 @dataclass(frozen=True, slots=True)

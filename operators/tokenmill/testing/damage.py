@@ -89,8 +89,8 @@ class DamagedEncoder:
         if self._damage == "collapse":
             ids = np.full_like(ids, 7)
         if self._damage == "stale":
-            self._first = ids[:1] if self._first is None else self._first
-            ids = np.repeat(self._first, len(ids), axis=0)
+            first = ids[:1] if self._first is None else self._first
+            self._first, ids = first, np.repeat(first, len(ids), axis=0)
         return {"image": ids}
 
     def decode(self, tokens: Mapping[str, npt.NDArray[Any]]) -> Pixels:
