@@ -29,7 +29,7 @@ class LimitsConfig:
     Linux).
 
     The last four are checks before a commit, which a breach stops. ``check_samples`` of each shard
-    are decoded and compared with their views; 0 means `CHECKED` where a limit needs it, else none.
+    are decoded and compared with their views; 0 means four where a limit needs it, else none.
     The mean of a shard must reach ``min_psnr_db`` (pictures and clips) or ``min_iou`` (volumes).
     ``max_entropy_drift``, in bits an id, is by how much the mean entropy of samples may differ from
     that of the version before. Each of these three is no limit where it is 0.
