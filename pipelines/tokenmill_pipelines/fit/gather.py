@@ -190,6 +190,8 @@ def _views(
 def _wanted(ref: AssetRef, part: DataConfig) -> bool:
     if ref.columns.get("use") == JUDGING or any(text in ref.key for text in part.exclude):
         return False
+    if part.only and not any(text in ref.key for text in part.only):
+        return False
     return all(str(ref.columns.get(name)) in values for name, values in part.where.items())
 
 
