@@ -16,7 +16,8 @@ class MillImageConfig:
     """A picture tokenizer: widths and numbers of residual blocks, stage by stage.
 
     The encoder's first stage has one position per 4x4 pixels, each further one a quarter as many;
-    the decoder goes the same way back.
+    the decoder goes the same way back. A position of the last stage gives ``fold`` x ``fold`` ids:
+    what a block of pixels has in common is then said once, and not by each of its ids anew.
     """
 
     levels: tuple[int, ...] = LEVELS_16
@@ -24,6 +25,7 @@ class MillImageConfig:
     encoder_depths: tuple[int, ...] = (1, 1)
     decoder_widths: tuple[int, ...] = (160, 64)
     decoder_depths: tuple[int, ...] = (2, 2)
+    fold: int = 1
 
     def __post_init__(self) -> None:
         stages = {len(self.encoder_widths), len(self.encoder_depths)}
@@ -34,7 +36,7 @@ class MillImageConfig:
     @property
     def factor(self) -> int:
         """Pixels down, and across, per id."""
-        return PATCH << len(self.encoder_widths) - 1
+        return (PATCH << len(self.encoder_widths) - 1) // self.fold
 
     @property
     def vocab_size(self) -> int:

@@ -55,9 +55,14 @@ class MillImageNetwork(nn.Module):
         self.config = config
         width, dims = config.encoder_widths[-1], len(config.levels)
         self.encoder = PictureEncoder(config.encoder_widths, config.encoder_depths)
-        self.to_latents = nn.Conv2d(width, dims, 1)
+        self.to_latents = nn.Sequential(
+            nn.Conv2d(width, dims * config.fold**2, 1), nn.PixelShuffle(config.fold)
+        )
         self.quantizer = FiniteScalar(config.levels)
-        self.from_codes = nn.Conv2d(dims, config.decoder_widths[0], 3, padding=1)
+        self.from_codes = nn.Sequential(
+            nn.PixelUnshuffle(config.fold),
+            nn.Conv2d(dims * config.fold**2, config.decoder_widths[0], 3, padding=1),
+        )
         self.decoder = PictureDecoder(config.decoder_widths, config.decoder_depths)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tokenmill.tokenizers.networks.mill_parts import blocks
 
 
 class Memory:
-    """What is known of some clips: None before their first frame, then ``[B, C, h, w]``."""
+    """What is known of some clips: None before their first frame, then ``[B, C, y, x]``."""
 
     def __init__(self) -> None:
         self.state: Tensor | None = None
@@ -40,9 +40,11 @@ class MillVideoNetwork(nn.Module):
         self.from_frames = nn.Conv2d(config.group * seen, width, 1)
         self.from_state = nn.Conv2d(width, width, 3, padding=1)
         self.encoder = blocks(width, config.encoder_depth)
-        self.to_latents = nn.Conv2d(width, dims, 1)
-        self.first = nn.Conv2d(dims, width, 3, padding=1)
-        self.news = nn.Conv2d(dims, width, 3, padding=1)
+        fold = config.picture.fold
+        self.to_latents = nn.Sequential(nn.Conv2d(width, dims * fold**2, 1), nn.PixelShuffle(fold))
+        self.unfold = nn.PixelUnshuffle(fold)
+        self.first = nn.Conv2d(dims * fold**2, width, 3, padding=1)
+        self.news = nn.Conv2d(dims * fold**2, width, 3, padding=1)
         self.kept = nn.Conv2d(width, width, 1)
         self.update = blocks(width, config.state_depth)
         self.between = nn.Conv2d(2 * width, width, 1)
@@ -62,12 +64,12 @@ class MillVideoNetwork(nn.Module):
         return torch.cat(made, dim=2)
 
     def begun(self, codes: Tensor) -> Tensor:
-        """Return the state ``[B, C, h, w]`` after the first frame of codes ``[B, h, w, D]``."""
-        return _normal(self.update(self.first(codes.movedim(-1, 1))))
+        """Return the state ``[B, C, y, x]`` after the first frame of codes ``[B, h, w, D]``."""
+        return _normal(self.update(self.first(self.unfold(codes.movedim(-1, 1)))))
 
     def moved(self, state: Tensor, codes: Tensor) -> Tensor:
         """Return the state after a group of codes ``[B, h, w, D]``."""
-        return _normal(self.update(self.kept(state) + self.news(codes.movedim(-1, 1))))
+        return _normal(self.update(self.kept(state) + self.news(self.unfold(codes.movedim(-1, 1)))))
 
     def latents(self, group: Tensor, state: Tensor) -> Tensor:
         """Return ``[B, h, w, D]`` of frames ``[B, 3, 4, H, W]``, before they are rounded."""
