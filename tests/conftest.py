@@ -32,6 +32,8 @@ RAY_ENV = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
+    # Ray Train looks only so often whether its workers have ended.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Without it Ray warns, and warnings are errors here.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -31,7 +31,7 @@ def test_every_case_file_is_tested() -> None:
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(CASES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [CASES[0], pytest.param(CASES[1], marks=pytest.mark.slow)])
 def test_an_official_folder_gives_the_official_ids(name: str, tmp_path: Path) -> None:
     """A folder as on the hub, prior and all, loads as it is and gives the recorded ids.
 
@@ -67,6 +67,14 @@ def test_the_official_decoder_gives_the_official_frames(tmp_path: Path) -> None:
     with torch.inference_mode():
         frames = encoder.network.clips({"video": torch.tensor(case["ids"])})
     _check(frames, case["decode"], tolerance=1e-5)
+
+
+def test_a_folder_of_the_encoder_alone_only_encodes(tmp_path: Path) -> None:
+    """It says so when it is asked for frames."""
+    case = load_case(GOLDEN / "small-8x64.json")
+    _write_folder(case_weights(case), case["official"]["kwargs"], tmp_path)
+    with pytest.raises(JobError, match="no decoder"):
+        _load(tmp_path).decode({"video": np.array(case["ids"], np.uint16)})
 
 
 def test_the_variant_is_the_official_configuration(tmp_path: Path) -> None:

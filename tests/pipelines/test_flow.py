@@ -8,17 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from json import dumps, loads
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.pipelines.conftest import ask
 
 from tokenmill.testing.faults import content_of
 from tokenmill_infra.observe import SilentObserver
-from tokenmill_pipelines.flows.server import temporary_server
-from tokenmill_pipelines.flows.settings import DEFAULTS
 from tokenmill_pipelines.jobs import run_job
 from tokenmill_pipelines.stages import STAGES
 from tokenmill_schemas.errors import JobError, QualityError
@@ -29,28 +26,6 @@ pytestmark = pytest.mark.prefect
 JobOf = Callable[..., Job]
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server's URL, with Prefect pointed at it and at a home of its own."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**DEFAULTS, "PREFECT_HOME": str(home)}.items():
-            patch.setenv(name, value)
-        with temporary_server(home) as url:
-            patch.setenv("PREFECT_API_URL", url)
-            yield url
-
-
-def ask(api: str, what: str) -> list[dict[str, Any]]:
-    """All records of a kind, oldest first."""
-    request = urllib.request.Request(
-        f"{api}/{what}/filter", dumps({}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = loads(answer.read())
-    return sorted(found, key=lambda record: str(record["created"]))
-
-
 def test_a_run_is_a_flow_run_of_the_same_stages(api: str, sample_job: JobOf) -> None:
     """Task runs are the stages in their order, artifacts tell of them, and the store is equal."""
     plain = run_job(sample_job("plain"), observer=SilentObserver())
@@ -58,12 +33,12 @@ def test_a_run_is_a_flow_run_of_the_same_stages(api: str, sample_job: JobOf) -> 
     assert content_of(flowed.store_uri) == content_of(plain.store_uri)
     assert flowed.content_id == plain.content_id
     assert set(flowed.wall_s) == set(plain.wall_s)
-    (run,) = ask(api, "flow_runs")
-    assert (run["name"], run["state_type"]) == ("demo", "COMPLETED")
-    tasks = ask(api, "task_runs")
+    (run,) = [run for run in ask(api, "flow_runs") if run["name"] == "demo"]
+    assert run["state_type"] == "COMPLETED"
+    tasks = ask(api, "task_runs", run=run["id"])
     assert [task["name"].rsplit("-", 1)[0] for task in tasks] == [name for name, _ in STAGES]
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
-    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts")}
+    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts", run=run["id"])}
     assert artifacts["tokenize"]["data"] == 100.0
     assert "36" in artifacts["tokenize-report"]["data"]
 

@@ -77,7 +77,8 @@ EXAMPLES = {
         BAD_IMAGES,
         small=(
             "tokenizer.checkpoint=random:0",
-            "tokenizer.config={image_size = 64}",
+            "tokenizer.config={image_size = 64, num_latent_tokens = 32, "
+            "vit_dec_model_size = 'small'}",
             "view={kind = 'center_crop', size = 64}",
         ),
     ),

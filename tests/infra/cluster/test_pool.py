@@ -191,7 +191,7 @@ def test_a_hanging_thread_is_left_and_its_task_done_by_another() -> None:
     pool = Pool(backend, PoolConfig(in_flight=1, lease_s=0.1))
     start = time.monotonic()
     assert results(pool, "a") == {"a": "a"}
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 15, "nobody waits for the call that hangs"
     assert pool.lost == 1
     pool.close()
     release.set()
@@ -215,7 +215,7 @@ def test_closing_tells_hosts_before_it_waits_for_their_calls() -> None:
     assert entered.wait(10)
     start = time.monotonic()
     pool.close()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15, "the call has not waited until its own end"
     consumer.join(10)
 
 

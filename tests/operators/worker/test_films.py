@@ -112,11 +112,11 @@ def test_a_film_that_cannot_be_encoded_costs_itself_alone(
 
 def test_a_decoder_that_hangs_in_the_middle_is_left_behind(film_job: JobOf, tmp_path: Path) -> None:
     """The deadline counts from the last sign of life, and the others go on."""
-    source = {"hangs": {"film-1": 6}, "hang_s": 20.0}
-    job = film_job(source=source, view={"part": 2}, limits={"asset_deadline_s": 0.4})
+    source = {"hangs": {"film-1": 6}, "hang_s": 60.0}
+    job = film_job(source=source, view={"part": 2}, limits={"asset_deadline_s": 1.5})
     start = time.monotonic()
     _, receipt, rows = made(job, tmp_path)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30, "nobody waits for it to wake up"
     assert {row["asset_key"] for row in rows} == {"film-0", "film-2", "film-3"}
     assert [(r.asset_key, r.reason) for r in receipt.rejects] == [("film-1", "deadline")]
 

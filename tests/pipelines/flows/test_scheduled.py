@@ -50,7 +50,7 @@ def test_a_run_that_does_not_stop_is_stopped() -> None:
         start = time.monotonic()
         run.terminate()
         assert run.wait(30) == 143
-        assert 0.1 < time.monotonic() - start < 20
+        assert 0.1 < time.monotonic() - start < 30
 
 
 def test_a_run_does_not_outlive_its_runner() -> None:

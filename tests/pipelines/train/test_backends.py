@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.pipelines.conftest import ask
 from tests.pipelines.train.conftest import JobOf, trained
 
 from tokenmill_infra.observe import SilentObserver
 from tokenmill_infra.storage import open_storage
-from tokenmill_pipelines.flows.server import temporary_server
-from tokenmill_pipelines.flows.settings import DEFAULTS
 from tokenmill_pipelines.train import checkpoint
 from tokenmill_pipelines.train.run import run_train_job
 
@@ -51,28 +47,6 @@ def test_checkpoints_and_the_report_may_lie_on_an_object_store(
     assert len(list(storage.list("reports"))) == 2
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server's URL, with Prefect pointed at it and at a home of its own."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**DEFAULTS, "PREFECT_HOME": str(home)}.items():
-            patch.setenv(name, value)
-        with temporary_server(home) as url:
-            patch.setenv("PREFECT_API_URL", url)
-            yield url
-
-
-def ask(api: str, what: str) -> list[dict[str, Any]]:
-    """All records of a kind, oldest first."""
-    request = urllib.request.Request(
-        f"{api}/{what}/filter", dumps({}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: list[dict[str, Any]] = loads(answer.read())
-    return sorted(found, key=lambda record: str(record["created"]))
-
-
 def as_flow(job: Any) -> Any:
     """Train as a flow, in a new process: Prefect reads its settings once in each."""
     spawn = multiprocessing.get_context("spawn")
@@ -86,10 +60,10 @@ def test_a_training_is_a_flow_run_of_its_stages(api: str, train_job: JobOf) -> N
     plain = trained(train_job("plain", "optimiser.steps=4"))
     flowed = as_flow(train_job("flowed", "optimiser.steps=4"))
     assert flowed.loss == plain.loss
-    (run,) = ask(api, "flow_runs")
-    assert (run["name"], run["state_type"]) == ("fashion_mnist", "COMPLETED")
-    tasks = [task["name"].rsplit("-", 1)[0] for task in ask(api, "task_runs")]
+    (run,) = [run for run in ask(api, "flow_runs") if run["name"] == "fashion_mnist"]
+    assert run["state_type"] == "COMPLETED"
+    tasks = [task["name"].rsplit("-", 1)[0] for task in ask(api, "task_runs", run=run["id"])]
     assert tasks == ["look", "train", "report"]
-    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts")}
+    artifacts = {artifact["key"]: artifact for artifact in ask(api, "artifacts", run=run["id"])}
     assert artifacts["train"]["data"] == 100.0
     assert flowed.report in artifacts["train-report"]["data"]
