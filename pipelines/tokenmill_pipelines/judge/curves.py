@@ -61,12 +61,12 @@ class PerturbedTally:
     ) -> None:
         self._encoder = encoder
         self._spec = spec
-        self._kind = kind
+        self._kind: ViewKind = kind
         self._rates = tuple(sorted(set(settings.rates)))
         self._features = features if kind == "image" else None
         self._change = Perturbation(encoder, spec, levels=levels, seed=settings.seed)
         able = kind in PERTURBED and bool(self._change.modes)
-        self._points = {
+        self._points: dict[tuple[Mode, float], _Gathered] = {
             (mode, rate): _Gathered()
             for mode in (self._change.modes if able else ())
             for rate in self._rates
@@ -134,7 +134,7 @@ class PrefixTally:
     ) -> None:
         self._encoder = encoder
         self._spec = spec
-        self._kind = kind
+        self._kind: ViewKind = kind
         able = len(spec.streams) == 1 and spec.streams[0].min_prefix > 0
         self._stream = spec.streams[0] if able else None
         self._lengths = settings.prefixes

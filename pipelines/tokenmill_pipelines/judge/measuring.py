@@ -96,7 +96,7 @@ class Original:
     """A view to hold several reconstructions against; what depends on it alone is done once."""
 
     def __init__(self, kind: ViewKind, data: Array) -> None:
-        self.kind = kind
+        self.kind: ViewKind = kind
         self.data = data
         self._frames = frames_of(data) if kind in ("image", "clip") else None
         # Kept of a picture; a clip's frames are compared once each, and would take much memory.

@@ -153,7 +153,7 @@ class Tally:
     """Gathers scores, view by view."""
 
     def __init__(self, spec: TokenSpec, kind: ViewKind) -> None:
-        self.kind = kind
+        self.kind: ViewKind = kind
         self._spec = spec
         self._views: list[ViewScore] = []
         self._failures: list[Failure] = []

@@ -93,7 +93,7 @@ def test_the_installed_reader_reads() -> None:
     ImageDraw.Draw(image).text((20, 30), "Hello World 42", "black", font)
     pixels = np.asarray(image)
     tally = texts.TextTally()
-    assert tally.add(pixels, pixels) == 1
+    assert tally.add(pixels, pixels) in (1, 2)
     found = tally.score()
     assert found is not None
     assert (found.characters, found.character_accuracy, found.t_ned) == (12, 1, 1)
