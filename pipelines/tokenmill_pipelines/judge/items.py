@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tokenmill.tokenizers.base import Array, Encoder, Tokens
 from tokenmill_schemas.errors import AssetError, Reason
 
-#: Views that are coded together; decoders hold some tens of times as much as their pictures.
-BATCH = 8
+#: Bytes of views that are coded together: eight pictures of 256 pixels, or one short clip. Decoders
+#: hold some hundreds of times as much.
+BATCH_BYTES = 8 * 256 * 256 * 3
 #: What a library raises about data of one view; it must not cost the others.
 FAILURES = (AssetError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
 
@@ -56,16 +57,15 @@ def items_of(views: Iterable[Array | Item], content: str = "") -> Iterator[Item]
         yield view if isinstance(view, Item) else Item(view, str(number), content)
 
 
-def code(
-    encoder: Encoder, items: Iterable[Item], *, batch: int = BATCH
-) -> Iterator[Coded | Failure]:
-    """Encode and decode views, in order; neighbours of equal shape go together.
+def code(encoder: Encoder, items: Iterable[Item]) -> Iterator[Coded | Failure]:
+    """Encode and decode views, in order; neighbours of equal shape go together, if they are small.
 
     A view on which the encoder fails becomes a `Failure`, its neighbours go on.
     """
     waiting: list[Item] = []
     for item in items:
-        if waiting and (len(waiting) >= batch or item.data.shape != waiting[0].data.shape):
+        full = (len(waiting) + 1) * item.data.nbytes > BATCH_BYTES
+        if waiting and (full or item.data.shape != waiting[0].data.shape):
             yield from _coded(encoder, waiting)
             waiting = []
         waiting.append(item)
@@ -113,13 +113,3 @@ def as_view(decoded: Array, original: Array) -> Array:
         frame: Array = decoded[0]
         return frame
     return decoded[:1] if original.ndim == 4 and len(original) == 1 else decoded
-
-
-def stacked(rows: list[Tokens]) -> Tokens:
-    """Return tokens of one view each as a batch: an array, or a list where shapes differ."""
-    out: dict[str, Any] = {}
-    for name in rows[0]:
-        values = [row[name][0] for row in rows]
-        same = all(value.shape == values[0].shape for value in values)
-        out[name] = np.stack(values) if same else values
-    return out

@@ -158,13 +158,22 @@ def _errors(verdict: Verdict) -> str:
 
 
 def _perturbed(verdict: Verdict) -> str:
-    curves = {c.mode: c for one in verdict.judged for c in one.perturbed}
-    if not curves:
-        return ""
-    ways = "; ".join(f"{curve.mode}: {curve.how}" for curve in curves.values())
-    name = next((curve.features for curve in curves.values() if curve.features), "")
-    distance = f" The Frechet distance is between originals and reconstructions, on {name}."
-    return f"A share of each view's ids is replaced ({ways}).{distance if name else ''}"
+    ways: dict[str, dict[str, list[str]]] = {}
+    names = set[str]()
+    for judged in verdict.judged:
+        for curve in judged.perturbed:
+            ways.setdefault(curve.mode, {}).setdefault(curve.how, []).append(judged.name)
+            names |= {curve.features} - {""}
+    said = "; ".join(f"{mode}: {_ways(hows)}" for mode, hows in ways.items())
+    on = f" The Frechet distance is between originals and reconstructions, on {', '.join(names)}."
+    return f"A share of each view's ids is replaced ({said}).{on if names else ''}"
+
+
+def _ways(hows: Mapping[str, list[str]]) -> str:
+    """Return what ids become, and of whom where tokenizers differ."""
+    if len(hows) == 1:
+        return next(iter(hows))
+    return ", ".join(f"{how} ({', '.join(names)})" for how, names in hows.items())
 
 
 def _reading(verdict: Verdict) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tokenmill_pipelines.judge import faces, texts
 from tokenmill_pipelines.judge.codecs import CodecTally, Point
 from tokenmill_pipelines.judge.curves import PerturbedTally, PrefixTally
 from tokenmill_pipelines.judge.features import open_features
-from tokenmill_pipelines.judge.items import BATCH, Coded, Item, code
+from tokenmill_pipelines.judge.items import Coded, Item, code
 from tokenmill_pipelines.judge.measuring import MEASURES, Original
 from tokenmill_pipelines.judge.perturbing import fsq_levels
 from tokenmill_pipelines.judge.reading import Views
@@ -177,7 +177,7 @@ def _open(encoder: Encoder, views: Views, operators: Operators, *, first: bool) 
 
 def _coded(run: _Pass, items: Iterator[Item]) -> Iterator[Any]:
     """Yield what the encoder makes of the views, and count the time that it takes."""
-    coded = code(run.encoder, items, batch=BATCH)
+    coded = code(run.encoder, items)
     while True:
         with run.timed("reconstruct"):
             one = next(coded, None)
@@ -238,7 +238,7 @@ def _shown(
     """Read the chosen views again, which costs less than keeping all of them."""
     keys = {key for key, _ in places}
     items = (item for item in views.items(only=keys) if (item.key, item.view) in places)
-    for coded in code(encoder, items, batch=1):
+    for coded in code(encoder, items):
         if isinstance(coded, Coded):
             values = Original(views.operators.view.gives, coded.item.data).compare(coded.decoded)
             place = places[coded.item.key, coded.item.view]

@@ -68,6 +68,14 @@ def test_the_page_is_whole_and_nothing_of_it_comes_from_elsewhere(verdict: Verdi
     assert "&lt;script&gt;alert(1)" in page(verdict).decode()
 
 
+def test_the_page_says_what_wrong_ids_are(verdict: Verdict) -> None:
+    """Of whom, where tokenizers differ; and what the distance is on, which is not FID."""
+    text = page(verdict).decode()
+    assert "(near: one of its 8 nearest codes; random: any other id)" in text
+    assert "derivative filters on 64x64 tiles (built in, version 1, not a network)" in text
+    assert "Frechet distance (not FID)" in text
+
+
 def test_files_are_written_beside_each_other(verdict: Verdict, tmp_path: Path) -> None:
     """The page, the document, and each plot twice; a second time over the first."""
     for _ in range(2):
