@@ -24,6 +24,10 @@ except ImportError:  # Windows has no limits to leave behind
 
 ROOT = Path(__file__).parents[1]
 
+# Images of containers set it; then each of the hundreds of processes that tests start would compile
+# the project anew. Workers of xdist are started after this, too.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 #: For Ray and all that it starts: nothing leaves the machine, and the dead are noticed at once.
 RAY_ENV = {
     "RAY_AUTH_MODE": "disabled",
