@@ -1,1 +1,1 @@
-"""How the weights that tokenmill ships were made: scripts, on data that anybody can get."""
+"""How tokenizers learn: fitting jobs, networks by gradient and, in `codebooks`, by clustering."""

@@ -7,7 +7,6 @@ import re
 from tokenmill_pipelines.fit import facts
 from tokenmill_pipelines.fit.facts import Facts, Table
 from tokenmill_pipelines.fit.record import FitRecord
-from tokenmill_pipelines.report import text
 from tokenmill_pipelines.report.markdown import escape, table
 
 JUDGED = "Figures of `tokenmill judge` on corpora that are kept for judging belong here; none yet."
@@ -48,9 +47,8 @@ def plain(value: str) -> str:
 
 
 def _assets(record: FitRecord) -> str:
-    learned = sum(origin.learned for origin in record.origins)
-    whole = learned + sum(origin.held_out for origin in record.origins)
-    return f"{text.count(learned)} of {text.count(whole)}"
+    learned, held_out = record.assets
+    return f"{learned:,} of {learned + held_out:,}"
 
 
 def _list(found: Facts) -> str:

@@ -49,6 +49,11 @@ def origins(
     return tuple(_origin(job, *row) for row in rows)
 
 
+def assets_of(parts: tuple[Gathered, ...]) -> int:
+    """Return how many assets some parts have together, one of several parts once."""
+    return len({key for part in parts for key in part.keys})
+
+
 def _origin(
     job: FitJob, part: DataConfig, share: float, learned: Gathered, held_out: Gathered
 ) -> Origin:

@@ -97,9 +97,10 @@ def _sheet(record: FitRecord, part: PartTrial) -> dict[str, Any]:
 
 def _row(kind: ViewKind, one: Shown, measure: Measure) -> dict[str, Any]:
     uris = [images.data_uri(picture, longest=LONGEST) for picture in strip(kind, one)]
+    said = measure.text(one.values.get(measure.key))
     return {
         "key": one.key,
-        "figure": measure.text(one.values.get(measure.key)),
+        "figure": said if measure.unit else f"{measure.label} {said}",
         "pictures": list(zip(uris, ("original", "reconstruction", "difference"), strict=True)),
     }
 

@@ -26,7 +26,8 @@ class Network:
 class FitRecord:
     """Everything that a fit's page and card say.
 
-    ``environment`` is of the process that wrote it.
+    ``assets`` are those that were learned from and those that were held out, an asset of several
+    parts once. ``environment`` is of the process that wrote it.
     """
 
     job: FitJob
@@ -34,6 +35,7 @@ class FitRecord:
     network: Network
     weights: WeightsFile
     origins: tuple[Origin, ...]
+    assets: tuple[int, int]
     trial: Trial
     environment: dict[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from tokenmill_pipelines.fit.config import FitJob
 from tokenmill_pipelines.fit.gather import Gathered, check_use, gather
 from tokenmill_pipelines.fit.lessons import Lesson, open_lesson, open_tokenizer
 from tokenmill_pipelines.fit.loop import Learner, averaged, check_job
-from tokenmill_pipelines.fit.origins import origins
+from tokenmill_pipelines.fit.origins import assets_of, origins
 from tokenmill_pipelines.fit.page import write_page
 from tokenmill_pipelines.fit.record import FitRecord, Network
 from tokenmill_pipelines.fit.split import split
@@ -162,6 +162,7 @@ def report_stage(run: FitRun) -> None:
         network=network_of(run),
         weights=_weights(run),
         origins=origins(run.job, run.learned, run.held_out),
+        assets=(assets_of(run.learned), assets_of(run.held_out)),
         trial=run.trial,
         environment=environment(),
     )

@@ -57,7 +57,7 @@ def curve(values: Sequence[tuple[int, float]], *, level: float | None = None) ->
     def line(pairs: Sequence[tuple[int, float]]) -> str:
         return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in pairs)
 
-    x_ticks = tuple(Tick(f"{s:,.0f}", 100 * s / last) for s in ticks(0, last))
+    x_ticks = tuple(Tick(f"{s:,.0f}", 100 * s / last) for s in ticks(0, last) if s == int(s))
     y_ticks = tuple(Tick(f"{v:g}", 100 * y(v) / HEIGHT) for v in ticks(low, high))
     level_y = None if level is None else round(y(level), 1)
     return Curve(line(drawn), line(averaged), level_y, x_ticks, y_ticks)

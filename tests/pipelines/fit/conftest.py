@@ -43,7 +43,7 @@ def picture(number: int, side: int = 48) -> npt.NDArray[np.uint8]:
     rows, columns = np.mgrid[:side, : side + number % 5] / side
     waves = [np.sin(2 + number * 0.7 + k + 4 * rows * (k + 1) + 3 * columns) for k in range(3)]
     light = np.stack(waves, -1) * 60 + 128 + 50 * (columns > 0.2 + 0.02 * number)[..., None]
-    return np.clip(light, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light, 0, 255), np.uint8)
 
 
 def ball(number: int, side: int = 16) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tokenmill_pipelines.fit.config import BatchConfig
 
 SMALL = BatchConfig(size=4, side=16, frames=5, short_side=(16, 40))
 CLIP = np.stack([picture(number, 24)[:, :24] for number in range(7)])
-MEDIA = {
+MEDIA: dict[str, list[Any]] = {
     "image": [picture(number) for number in range(3)],
     "clip": [CLIP, picture(1)],
     "voxels": [ball(number) for number in range(3)],
@@ -42,9 +43,9 @@ def rng_of(seed: int) -> np.random.Generator:
 @pytest.mark.parametrize("kind", ["image", "clip", "voxels"])
 def test_a_step_is_a_function_of_seed_and_step(kind: Kind) -> None:
     """Made anew and in any order it is the same; other steps and seeds are others."""
-    batches = Batches(kind, (part("p", list(MEDIA[kind])),), (1.0,), SMALL, seed=3)
+    batches = Batches(kind, (part("p", MEDIA[kind]),), (1.0,), SMALL, seed=3)
     later, first = batches.at(7), batches.at(0)
-    again = Batches(kind, (part("p", list(MEDIA[kind])),), (1.0,), SMALL, seed=3)
+    again = Batches(kind, (part("p", MEDIA[kind]),), (1.0,), SMALL, seed=3)
     assert np.array_equal(again.at(0), first)
     assert np.array_equal(again.at(7), later)
     assert first.shape == (4, *SHAPES[kind])

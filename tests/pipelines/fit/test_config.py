@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.pipelines.fit.conftest import JOBS, JobOf, data
@@ -102,7 +103,7 @@ def test_names_places_and_what_is_tried_shape_no_weights(fit_job: JobOf) -> None
         replace(job, machine=replace(job.machine, device="cuda")),
     ]
     assert all(other.identity == job.identity for other in same)
-    others = [
+    others: list[dict[str, Any]] = [
         {"seed": 1},
         {"held_out": 0.2},
         {"batch": {"side": 16}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_an_asset_that_cannot_be_read_is_left_out_and_told(fit_job: JobOf, tmp_p
     told = []
 
     class Ear(SilentObserver):
-        def event(self, name: str, **fields: object) -> None:
+        def event(self, name: str, /, **fields: Any) -> None:
             told.append((name, fields.get("key"), fields.get("reason")))
 
     source = {"kind": "files", "urls": [str(tmp_path / "*.png")]}

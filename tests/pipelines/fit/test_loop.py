@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ class Stopper(SilentObserver):
         super().__init__()
         self.after = after
 
-    def event(self, name: str, **fields: object) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Raise when it is time."""
         if name == "checkpoint" and fields["step"] == self.after:
             raise GoneError
@@ -131,7 +132,7 @@ def test_a_stopped_command_goes_on_from_its_newest_checkpoint(
     fit_job: JobOf, pictures: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Signals leave whole checkpoints only; the command resumed writes the same weights."""
-    wanted = fitted(fit_job("whole", optimiser={"steps": 60}))
+    wanted = fitted(fit_job("whole", optimiser={"steps": 120}))
     file = tmp_path / "tiny.toml"
     file.write_text(toml_of(pictures))
     sets = [f"output.uri={tmp_path / 'killed'}", f"corpora={tmp_path / 'corpora'}"]
@@ -147,17 +148,17 @@ def test_a_stopped_command_goes_on_from_its_newest_checkpoint(
     assert run.returncode == (143 if number == signal.SIGTERM else -number), told
     assert ("--resume" in told) == (number == signal.SIGTERM)
     stopped_at = checkpoint.steps_of(storage)[-1]
-    assert stopped_at < 60
+    assert stopped_at < 120
     done = call(*args, "--resume", "--json")
     assert done.code == 0, done.err
     result = done.document()
-    assert (result["resumed_from"], result["steps"]) == (stopped_at, 60)
+    assert (result["resumed_from"], result["steps"]) == (stopped_at, 120)
     assert result["sha256"] == wanted.sha256
     assert call(*args).code == 2
 
 
 def toml_of(pictures: Path) -> str:
-    """The job of ``fit_job`` with sixty steps, as a file."""
+    """The job of ``fit_job`` with more steps, as a file."""
     return f"""
 name = "tiny"
 held_out = 0.3
@@ -182,7 +183,7 @@ size = 2
 side = 32
 short_side = [32, 48]
 [optimiser]
-steps = 60
+steps = 120
 lr = 4e-3
 warmup = 2
 ema = 0.8

@@ -122,7 +122,7 @@ def test_weights_name_the_job_and_are_the_same_bytes_from_every_run(fit_job: Job
     one, again = fitted(job), fitted(fit_job("again"))
     assert Path(one.weights).read_bytes() == Path(again.weights).read_bytes()
     assert fitted(fit_job("other", seed=1)).sha256 != one.sha256
-    with safe_open(one.weights, "pt") as file:  # type: ignore[no-untyped-call]  # has no types
+    with safe_open(one.weights, "pt") as file:
         about = json.loads(file.metadata()["tokenmill"])
     assert about == {"name": "tiny", "job": job_digest(job)}
 
@@ -150,6 +150,8 @@ def test_the_card_counts_assets_and_licences_and_says_nothing_of_the_machine(
     assert card.startswith("# tiny: model card\n")
     learned, held_out = re.findall(r"\| pictures \| CC0-1\.0 \| (\d+) \| (\d+) \|", card)[0]
     assert int(learned) + int(held_out) == 11
+    learned, whole = re.findall(r"Learned from (\d+) of (\d+) assets", card)[0]
+    assert int(learned) < int(whole) == 12
     assert re.search(r"\| pictures \| CC-BY-4\.0 \| [01] \| [01] \|", card)
     for said in ("**licence**: Apache-2.0", "tokenmill fit tiny.toml", "## Judged", "## Limits"):
         assert said in card
@@ -178,7 +180,7 @@ def test_a_fit_of_weights_that_others_began_trains_only_what_is_its_own(fit_job:
     tokenizer: Any = open_operator("tokenmill.tokenizers", "mill_video", config, path="tokenizer")
     network = tokenizer.network()
     tokenizer.weights.load_into(network)
-    with safe_open(result.weights, "np") as file:  # type: ignore[no-untyped-call]  # has no types
+    with safe_open(result.weights, "np") as file:
         for name, value in network.state_dict().items():
             same = np.array_equal(file.get_tensor(name), value.half().numpy())
             assert same == name.startswith("picture.") or not value.any(), name
@@ -240,7 +242,7 @@ def test_the_example_job_learns_the_sample_corpus(tmp_path: Path) -> None:
     sets = (f"output.uri={tmp_path / 'out'}", f"corpora={tmp_path}", "optimiser.steps=30")
     result = fitted(read_fit_job(JOBS / "samples.toml", overrides=(*sets, "batch.size=4")))
     assert result.loss < result.first_loss - 0.2
-    assert result.scores["pictures"]["psnr_db"] > 10
+    assert result.scores["pictures"]["psnr_db"] > 8
     card = Path(result.card).read_text()
     assert "| pictures | public domain |" in card or "| pictures | CC0-1.0 |" in card
 
