@@ -15,49 +15,62 @@ if TYPE_CHECKING:
     from tokenmill_pipelines.judge.verdict import Verdict
 
 
+Tokenizers = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TOKENIZER",
+        help="A kind, or a TOML file with [tokenizer]; several are compared.",
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", metavar="SOURCE", help="A folder, glob, listing or job file; repeatable."
+    ),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="A.B=VALUE", help="A key of tokenizer, view or source; repeatable."
+    ),
+]
+Kind = Annotated[
+    str, typer.Option("--view", help="Kind of view; else the tokenizer's own default.")
+]
+Content = Annotated[
+    str, typer.Option("--content", help="Class of all assets: photo, drawing, text, face, ...")
+]
+Column = Annotated[
+    str, typer.Option("--by", metavar="COLUMN", help="Column of a listing with that class.")
+]
+Limit = Annotated[
+    int, typer.Option("--limit", min=0, help="Assets, chosen by a hash of their keys; 0: all.")
+]
+Views = Annotated[int, typer.Option("--views", min=1, help="Views of each asset.")]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip", help="codecs, prefixes, perturbed, text or faces, to save time; repeatable."
+    ),
+]
+Features = Annotated[
+    str, typer.Option("--features", help="TorchScript network for the Frechet distance.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the report.")]
+
+
 def judge(
-    tokenizer: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="TOKENIZER",
-            help="A kind, or a TOML file with [tokenizer]; several are compared.",
-        ),
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data", metavar="SOURCE", help="A folder, glob, listing or job file; repeatable."
-        ),
-    ] = None,
-    view: Annotated[
-        str, typer.Option("--view", help="Kind of view; else the tokenizer's own default.")
-    ] = "",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="A.B=VALUE", help="A key of tokenizer, view or source; repeatable."
-        ),
-    ] = None,
-    content: Annotated[
-        str, typer.Option("--content", help="Class of all assets: photo, drawing, text, face, ...")
-    ] = "",
-    by: Annotated[
-        str, typer.Option("--by", metavar="COLUMN", help="Column of a listing with that class.")
-    ] = "content",
-    limit: Annotated[
-        int, typer.Option("--limit", min=0, help="Assets, chosen by a hash of their keys; 0: all.")
-    ] = 64,
-    views: Annotated[int, typer.Option("--views", min=1, help="Views of each asset.")] = 4,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--skip", help="codecs, prefixes, perturbed, text or faces, to save time; repeatable."
-        ),
-    ] = None,
-    features: Annotated[
-        str, typer.Option("--features", help="TorchScript network for the Frechet distance.")
-    ] = "",
-    out: Annotated[Path, typer.Option("--out", help="Folder of the report.")] = Path("judge"),
+    tokenizer: Tokenizers,
+    data: Data = None,
+    view: Kind = "",
+    sets: Keys = None,
+    content: Content = "",
+    by: Column = "content",
+    limit: Limit = 64,
+    views: Views = 4,
+    skip: Skip = None,
+    features: Features = "",
+    out: Out = Path("judge"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

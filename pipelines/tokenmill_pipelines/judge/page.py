@@ -164,7 +164,7 @@ def _perturbed(verdict: Verdict) -> str:
         for curve in judged.perturbed:
             ways.setdefault(curve.mode, {}).setdefault(curve.how, []).append(judged.name)
             names |= {curve.features} - {""}
-    said = "; ".join(f"{mode}: {_ways(hows)}" for mode, hows in ways.items())
+    said = "; ".join(f"{mode}: {_ways(hows)}" for mode, hows in sorted(ways.items()))
     on = f" The Frechet distance is between originals and reconstructions, on {', '.join(names)}."
     return f"A share of each view's ids is replaced ({said}).{on if names else ''}"
 
