@@ -97,12 +97,13 @@ class PerturbedTally:
     def _add(self, tokens: Tokens, original: Original, gathered: _Gathered) -> None:
         try:
             decoded = _decoded(self._encoder, tokens, original.data)
+            values = original.compare(decoded)
         except FAILURES as error:
             self.failed = f"its decoder refuses changed ids: {error}"
             return
         bits = token_bits(self._spec, tokens, "bits") / units_of(self._kind, original.data)
         gathered.rates.append(bits)
-        gathered.values.append(original.compare(decoded))
+        gathered.values.append(values)
         if self._features:
             gathered.features.append(self._features.of(decoded))
 
@@ -139,15 +140,16 @@ class PrefixTally:
         self._stream = spec.streams[0] if able else None
         self._lengths = settings.prefixes
         self._points: dict[int, _Gathered] = {}
+        self.failed = ""
 
     @property
     def why_not(self) -> str:
         """Why there is no curve, "" if there is one."""
-        return "" if self._stream else "no prefix of the tokens decodes"
+        return self.failed if self._stream else "no prefix of the tokens decodes"
 
     def add(self, coded: Coded, original: Original) -> None:
         """Decode and measure every prefix of one view's tokens that is not longer than they are."""
-        if self._stream is None:
+        if self._stream is None or self.failed:
             return
         values = np.asarray(coded.tokens[self._stream.name])
         whole = values.shape[1]
@@ -155,17 +157,25 @@ class PrefixTally:
             if not self._stream.min_prefix <= length <= whole:
                 continue
             tokens = {self._stream.name: values[:, :length]}
-            decoded = _decoded(self._encoder, tokens, original.data)
+            try:
+                found = original.compare(_decoded(self._encoder, tokens, original.data))
+            except FAILURES as error:
+                self.failed = f"its decoder refuses a prefix of {length}: {error}"
+                return
             gathered = self._points.setdefault(length, _Gathered())
             bits = token_bits(self._spec, tokens, "bits") / units_of(self._kind, coded.item.data)
             gathered.rates.append(bits)
-            gathered.values.append(original.compare(decoded))
+            gathered.values.append(found)
 
     def points(self) -> tuple[Point, ...]:
-        """Return the curve, from few tokens to many."""
-        return tuple(
-            Point(length, float(np.mean(row.rates)), mean_values(row.values))
-            for length, row in sorted(self._points.items())
+        """Return the curve, from few tokens to many; none where any of it failed."""
+        return (
+            ()
+            if self.failed
+            else tuple(
+                Point(length, float(np.mean(row.rates)), mean_values(row.values))
+                for length, row in sorted(self._points.items())
+            )
         )
 
 

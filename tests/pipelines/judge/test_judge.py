@@ -1,7 +1,8 @@
 """Judgements of whole sources: every kind of tokenizer, what was left out, what cannot be."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,28 @@ def test_prefixes_have_a_curve_that_rises() -> None:
     assert psnr == sorted(psnr)
     assert psnr[-1] == pytest.approx(made.scores.mean("psnr_db"))
     assert [point.bits_per_unit for point in made.prefixes] == [n * 8 / 1024 for n in (16, 32, 48)]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Means):
+    """Says that prefixes decode, and takes whole sequences of its own ids alone."""
+
+    def decode(self, tokens: Mapping[str, Any]) -> Array:
+        """Refuse what `encode` did not give."""
+        if tokens["image"].shape[1] < 48 or tokens["image"].max() > 127:
+            raise RuntimeError("what is this?")
+        return super(Whole, self).decode(tokens)
+
+
+def test_a_decoder_that_refuses_costs_its_curve_alone() -> None:
+    """The figures are there, and why the curves are not."""
+    memory = Memory({str(n): picture(n) // 2 for n in range(2)})
+    settings = replace(QUICK, rates=(0.0, 1.0))
+    made = judge(Whole(prefix=True), operators(memory, Means()), settings).judged[0]
+    assert made.scores.mean("psnr_db") > 10
+    assert (made.prefixes, made.perturbed) == ((), ())
+    assert made.not_measured["prefixes"] == "its decoder refuses a prefix of 16: what is this?"
+    assert made.not_measured["perturbed"] == "its decoder refuses changed ids: what is this?"
 
 
 def test_the_same_inputs_give_the_same_document() -> None:
