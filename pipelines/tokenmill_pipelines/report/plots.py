@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tokenmill_pipelines.report.curves import ticks
 
 WIDTH, HEIGHT = 600, 360
-LEFT, TOP, BOTTOM = 62, 14, 52
+LEFT, TOP, BOTTOM = 72, 14, 52
 #: Width of the legend: of its lines, and of each character of its longest label.
 LEGEND, CHARACTER = 48, 7
 #: Share of an axis that is left free beyond the outermost points.
@@ -139,7 +139,7 @@ def _log_axis(
 ) -> tuple[Callable[[float], float], tuple[Tick, ...]]:
     place, _ = _axis([math.log2(value) for value in values], start, stop)
     powers = range(math.floor(math.log2(min(values))), math.ceil(math.log2(max(values))) + 1)
-    found = [Tick(f"{2.0**power:g}", round(place(power), 2)) for power in powers]
+    found = [Tick(f"{2.0**power:.3g}", round(place(power), 2)) for power in powers]
     inside = tuple(tick for tick in found if start <= tick.place <= stop)
     return lambda value: place(math.log2(value)), inside
 
@@ -178,7 +178,7 @@ def _draw_axes(pen: _Pen, canvas: Canvas) -> None:
     pen.line(((canvas.left, canvas.bottom), (canvas.right, canvas.bottom)), SOFT, ())
     middle = (canvas.left + canvas.right) / 2
     pen.text((middle, HEIGHT - 18), canvas.plot.x_label, INK, "ma")
-    pen.sideways((16, (canvas.top + canvas.bottom) / 2), canvas.plot.y_label)
+    pen.sideways((12, (canvas.top + canvas.bottom) / 2), canvas.plot.y_label)
 
 
 class _Pen:
