@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tokenmill.tokenizers.base import StreamingEncoder
 from tokenmill.tokenizers.clip_grid import Frames, clip_grid
 from tokenmill.tokenizers.describe import HALF, Dtype, Weights, identity_of
-from tokenmill.tokenizers.mill_weights import shipped, weights_of
+from tokenmill.tokenizers.mill_weights import weights_of
 from tokenmill.tokenizers.networks.mill_config import MillVideoConfig
 from tokenmill.views.base import ViewKind
 from tokenmill_schemas.resources import Resources
@@ -25,8 +25,6 @@ from tokenmill_schemas.strict import build
 from tokenmill_schemas.tokens import Stream, TokenSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tokenmill.tokenizers.networks.mill_video import MillVideoNetwork
 
 #: Both sides of a view are multiples of this, as of mill_image.
@@ -111,14 +109,14 @@ class MillVideo:
 
         return MillVideoNetwork(self.architecture)
 
-    def begin_with(self, network: nn.Module) -> None:
-        """Fill the picture part of a network that is to learn with the shipped ``mill_image``.
+    @property
+    def start(self) -> dict[str, Weights]:
+        """What parts of a network that is to learn begin with: the picture part is ``mill_image``.
 
         Raises:
-            CheckpointError: the architecture's picture part is another one.
+            CheckpointError: its weights are not there.
         """
-        picture: Any = network
-        Weights(str(shipped("mill_image_f8"))).load_into(picture.picture)
+        return {"picture": weights_of("mill_image_f8", "")}
 
     def load(self, device: str = "cpu") -> StreamingEncoder:
         """Build the network, load its weights and put it on ``device``.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tokenmill.tokenizers.describe import Weights
+from tokenmill.tokenizers.locate import PATH
+from tokenmill_schemas.errors import CheckpointError
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -19,5 +21,14 @@ def shipped(name: str) -> Path:
 
 
 def weights_of(name: str, checkpoint: str) -> Weights:
-    """Return where weights come from: the shipped ones unless a checkpoint is named."""
+    """Return where weights come from: the shipped ones unless a checkpoint is named.
+
+    Raises:
+        CheckpointError: there are no shipped ones.
+    """
+    if not checkpoint and not shipped(name).is_file():
+        text = (
+            f"this installation has no weights of {name}: name those of `tokenmill fit {name}.toml`"
+        )
+        raise CheckpointError(text, path=PATH)
     return Weights(checkpoint or str(shipped(name)))

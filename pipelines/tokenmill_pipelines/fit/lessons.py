@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenmill.plugins import open_operator
+from tokenmill.tokenizers.describe import Weights
 from tokenmill.tokenizers.networks.mill_image import MillImageNetwork
 from tokenmill.tokenizers.networks.mill_prefix import MillPrefixNetwork
 from tokenmill.tokenizers.networks.mill_shape import MillShapeNetwork
@@ -73,12 +74,29 @@ def open_tokenizer(config: OperatorConfig) -> Any:
 
 
 def _begin(tokenizer: Any, network: nn.Module) -> None:
-    """Fill a network with the weights that it starts from, if any are named."""
+    """Fill a network, or parts of it, with the weights that it starts from, if there are any."""
+    for part, weights in _start_of(tokenizer).items():
+        weights.load_into(network.get_submodule(part))
+
+
+def _start_of(tokenizer: Any) -> dict[str, Weights]:
+    """Return the weights that a network starts from by the names of its parts; "" is all of it."""
     if tokenizer.checkpoint:
-        tokenizer.weights.load_into(network)
-    start = getattr(tokenizer, "begin_with", None)
-    if start is not None and not tokenizer.checkpoint:
-        start(network)
+        return {"": tokenizer.weights}
+    start: dict[str, Weights] = getattr(tokenizer, "start", {})
+    return start
+
+
+def start_of(job: FitJob) -> dict[str, Any]:
+    """Return which weights a job's network starts from, by part; empty if all are its seed's.
+
+    Raises:
+        CheckpointError: they are not there.
+    """
+    tokenizer = open_tokenizer(located(job.tokenizer, job.base))
+    if not hasattr(tokenizer, "network"):
+        return {}
+    return {part: weights.identity for part, weights in _start_of(tokenizer).items()}
 
 
 def pixels(samples: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tokenmill_pipelines.fit.batches import Batches
 from tokenmill_pipelines.fit.card import write_card
 from tokenmill_pipelines.fit.config import FitJob
 from tokenmill_pipelines.fit.gather import Gathered, check_use, gather
-from tokenmill_pipelines.fit.lessons import Lesson, open_lesson, open_tokenizer
+from tokenmill_pipelines.fit.lessons import Lesson, open_lesson, open_tokenizer, start_of
 from tokenmill_pipelines.fit.loop import Learner, averaged, check_job
 from tokenmill_pipelines.fit.origins import assets_of, origins
 from tokenmill_pipelines.fit.page import write_page
@@ -105,7 +105,9 @@ def gather_stage(run: FitRun) -> None:
     if found is not None:  # told before anything is fetched; the media are held against it later
         check_job(found.progress, run.job, uri=run.storage.uri)
     parts = gather(run.job, run.observer)
-    run.digest = digest([[part.name, part.digest] for part in parts])
+    start = start_of(run.job)
+    media = [[part.name, part.digest] for part in parts]
+    run.digest = digest([*media, start] if start else media)
     pairs = [split(part, run.job.held_out, run.job.seed) for part in parts]
     run.learned = tuple(learned for learned, _ in pairs)
     run.held_out = tuple(held_out for _, held_out in pairs)
