@@ -3,8 +3,8 @@
 One process a core, as a job has one actor a core, each with one thread and batches of 16 pictures
 of 256 pixels that lie in memory: `preprocess` and `encode`, and `decode` of the ids. All processes
 of a tokenizer run at once and their rates are added; tokenizers take turns, round by round.
-LlamaGen is the whole published network (72 M parameters) with random weights: speed does not depend
-on them.
+LlamaGen is the whole published network (72 M parameters). All weights are random: speed does not
+depend on them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ BAR = 60.0
 ROUNDS, BATCHES = 3, 6
 SIDE = 256
 TOKENIZERS: dict[str, dict[str, Any]] = {
-    "mill_image f8": {"kind": "mill_image", "variant": "f8"},
-    "mill_image f16": {"kind": "mill_image", "variant": "f16"},
-    "mill_prefix": {"kind": "mill_prefix"},
+    "mill_image f8": {"kind": "mill_image", "variant": "f8", "checkpoint": "random:0"},
+    "mill_image f16": {"kind": "mill_image", "variant": "f16", "checkpoint": "random:0"},
+    "mill_prefix": {"kind": "mill_prefix", "checkpoint": "random:0"},
     "llamagen VQ-16": {"kind": "llamagen", "variant": "VQ-16", "checkpoint": "random:0"},
 }
 
