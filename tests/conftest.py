@@ -125,7 +125,7 @@ def sample_job(tmp_path: Path) -> JobOf:
 
     def make(store: str = "store", *overrides: str) -> Job:
         fixed = (f"store.uri={tmp_path / store}", "cluster.backend=local", "shards.unit_assets=8")
-        return read_job(ROOT / "pipelines/jobs/demo.toml", overrides=(*fixed, *overrides))
+        return read_job(ROOT / "pipelines/jobs/tiny.toml", overrides=(*fixed, *overrides))
 
     return make
 

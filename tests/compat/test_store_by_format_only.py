@@ -13,7 +13,7 @@ from tokenmill_infra.observe import SilentObserver
 from tokenmill_pipelines.jobs import run_job
 from tokenmill_schemas.job import read_job
 
-JOB = Path(__file__).parents[2] / "pipelines" / "jobs" / "demo.toml"
+JOB = Path(__file__).parents[2] / "pipelines" / "jobs" / "tiny.toml"
 
 
 def canonical(value: Any) -> bytes:

@@ -20,7 +20,7 @@ def test_the_python_of_the_readme_runs(
 ) -> None:
     """Every Python block runs as printed, on the store that ``make demo`` makes."""
     uri = tmp_path / "stores" / "demo"
-    job = ROOT / "pipelines" / "jobs" / "demo.toml"
+    job = ROOT / "pipelines" / "jobs" / "tiny.toml"
     overrides = (f"store.uri={uri}", "cluster.backend=local")
     run_job(read_job(job, overrides=overrides), observer=SilentObserver())
     monkeypatch.chdir(tmp_path)

@@ -33,7 +33,7 @@ def test_a_run_is_a_flow_run_of_the_same_stages(api: str, sample_job: JobOf) -> 
     assert content_of(flowed.store_uri) == content_of(plain.store_uri)
     assert flowed.content_id == plain.content_id
     assert set(flowed.wall_s) == set(plain.wall_s)
-    (run,) = [run for run in ask(api, "flow_runs") if run["name"] == "demo"]
+    (run,) = [run for run in ask(api, "flow_runs") if run["name"] == "tiny"]
     assert run["state_type"] == "COMPLETED"
     tasks = ask(api, "task_runs", run=run["id"])
     assert [task["name"].rsplit("-", 1)[0] for task in tasks] == [name for name, _ in STAGES]

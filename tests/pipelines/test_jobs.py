@@ -62,6 +62,7 @@ HARD_SHAPES = ("shapes/hard/degenerate.obj", "shapes/hard/non_manifold.off")
 
 EXAMPLES = {
     "demo": Example(40, BAD_IMAGES),
+    "tiny": Example(40, BAD_IMAGES),
     "llamagen_ten_crop": Example(
         40,
         BAD_IMAGES,

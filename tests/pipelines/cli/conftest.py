@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tokenmill_pipelines.cli.app import app
 
 ROOT = Path(__file__).parents[3]
-JOB = ROOT / "pipelines" / "jobs" / "demo.toml"
+JOB = ROOT / "pipelines" / "jobs" / "tiny.toml"
 
 
 @dataclass(frozen=True, slots=True)
