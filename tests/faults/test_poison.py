@@ -45,7 +45,7 @@ REASONS = {
 }
 #: To fill the memory takes a small part of the deadline, on a busy machine too: an asset that goes
 #: beyond both has the reason of the one that it meets first.
-LIMITS = {"asset_memory_bytes": 64 * 2**20, "asset_deadline_s": 2.0}
+LIMITS = {"asset_memory_bytes": 64 * 2**20, "asset_deadline_s": 4.0}
 
 
 def run(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[RunResult, int]:
