@@ -1,9 +1,9 @@
-"""Pictures as sequences of up to 128 ids of which every beginning decodes: trained here, shipped.
+"""Pictures as sequences of up to 128 ids of which every beginning decodes: trained here.
 
 Finite scalar quantization (Mentzer et al., arXiv:2309.15505) of queries that read a grid of
 features (Yu et al., arXiv:2406.07550), with nested dropout (Rippel et al., arXiv:1402.0915),
-learned by ``tokenmill fit`` from the job ``mill_prefix.toml``; the model card lies beside the
-weights. Keep 16 to 128 ids of a picture: the more, the finer.
+learned by ``tokenmill fit`` from the job ``mill_prefix.toml``; no weights ship
+yet. Keep 16 to 128 ids of a picture: the more, the finer.
 """
 
 from __future__ import annotations

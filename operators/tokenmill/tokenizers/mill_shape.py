@@ -1,7 +1,7 @@
-"""Volumes as grids of ids, 8x8x8 cells an id: trained here and shipped.
+"""Volumes as grids of ids, 8x8x8 cells an id: trained here.
 
 Residual convolutions around finite scalar quantization (Mentzer et al., arXiv:2309.15505), learned
-by ``tokenmill fit`` from the job ``mill_shape.toml``; the model card lies beside the weights. A
+by ``tokenmill fit`` from the job ``mill_shape.toml``; no weights ship yet. A
 volume of 64 cells a side becomes 512 ids.
 """
 

@@ -1,12 +1,12 @@
-"""Clips as grids of ids, four frames of 8x8 pixels an id: trained here and shipped.
+"""Clips as grids of ids, four frames of 8x8 pixels an id: trained here.
 
 The first frame goes alone through the network of `tokenmill.tokenizers.mill_image`, variant f8,
 whose weights lie in this one's: the ids of an image, and of a clip's first frame, are the ids that
 ``mill_image`` gives. What follows is predictive: see
 `tokenmill.tokenizers.networks.mill_video`. Clips of any length are encoded in bounded memory.
 
-Learned by ``tokenmill fit`` from the job ``mill_video.toml``; the model card lies beside the
-weights.
+Learned by ``tokenmill fit`` from the job ``mill_video.toml``; no weights
+ship yet.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MillVideo:
 
     @property
     def resources(self) -> Resources:
-        """A CPU core does some thirty frames of 256 pixels a second; a GPU is taken if there."""
+        """A CPU core does some twenty-five frames of 256 pixels a second; a GPU is taken if there."""
         return Resources(memory_bytes=2**30, batch_size=2)
 
     @property
