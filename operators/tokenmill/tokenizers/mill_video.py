@@ -78,7 +78,7 @@ class MillVideo:
 
     @property
     def resources(self) -> Resources:
-        """A CPU core does some twenty-five frames of 256 pixels a second; a GPU is taken if there."""
+        """A CPU core does some 25 frames of 256 pixels a second; a GPU is taken if there."""
         return Resources(memory_bytes=2**30, batch_size=2)
 
     @property
