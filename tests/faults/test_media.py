@@ -38,7 +38,7 @@ media = pytest.mark.parametrize("media", MEDIA)
 def job_of(media: str, store: Path, *overrides: str) -> Job:
     """The demo job of a modality with small views, by one actor in this process unless told."""
     fixed = (f"store.uri={store}", "cluster.backend=local", "cluster.actors=1")
-    return read_job(JOBS / f"demo_{media}s.toml", overrides=(*MEDIA[media], *fixed, *overrides))
+    return read_job(JOBS / f"tiny_{media}s.toml", overrides=(*MEDIA[media], *fixed, *overrides))
 
 
 def faulty(media: str, fault: str, *, once: Path | None = None) -> str:

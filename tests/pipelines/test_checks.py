@@ -247,9 +247,9 @@ def test_a_retry_is_checked_too(noise_job: JobOf) -> None:
 @pytest.mark.parametrize(
     ("name", "limit", "sets", "metric"),
     [
-        ("demo_videos", "min_psnr_db", ("view.size=64", "view.fps=4", "view.frames=8"), "psnr_db"),
-        ("demo_videos", "min_psnr_db", ("view.size=64", "view.frames=0", "view.fps=4"), "psnr_db"),
-        ("demo_shapes", "min_iou", ("view.resolution=32",), "iou"),
+        ("tiny_videos", "min_psnr_db", ("view.size=64", "view.fps=4", "view.frames=8"), "psnr_db"),
+        ("tiny_videos", "min_psnr_db", ("view.size=64", "view.frames=0", "view.fps=4"), "psnr_db"),
+        ("tiny_shapes", "min_iou", ("view.resolution=32",), "iou"),
     ],
     ids=["clips", "films", "volumes"],
 )
@@ -258,7 +258,7 @@ def test_clips_and_volumes_are_measured(
 ) -> None:
     """Whole films come to the device in parts; what is measured is one clip all the same."""
     fixed = (f"store.uri={tmp_path}/store", "cluster.backend=local", "cluster.actors=1")
-    if name == "demo_videos" and "view.frames=0" in sets:
+    if name == "tiny_videos" and "view.frames=0" in sets:
         sets = (*sets, "view.frames_rule=4k")
     file = ROOT / "pipelines" / "jobs" / f"{name}.toml"
     with pytest.MonkeyPatch.context() as patch:

@@ -95,6 +95,8 @@ EXAMPLES = {
             "norm_num_groups = 32, latent_channels = 4}",
         ),
     ),
+    "tiny_videos": Example(17, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
+    "tiny_shapes": Example(25, BAD_SHAPES, HARD_SHAPES, page=("mean IoU",)),
     "demo_videos": Example(17, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
     "demo_shapes": Example(25, BAD_SHAPES, HARD_SHAPES, page=("mean IoU",)),
     "mesh_sequences": Example(25, BAD_SHAPES, HARD_SHAPES, page=("face for face",), filtered=3),

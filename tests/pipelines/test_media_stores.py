@@ -27,8 +27,8 @@ MIXED = {
 }
 #: Example jobs with small views; each makes more than one shard.
 SMALL = {
-    "demo_videos": ("view.size=64", "view.fps=4", "view.frames=8"),
-    "demo_shapes": ("view.resolution=32",),
+    "tiny_videos": ("view.size=64", "view.fps=4", "view.frames=8"),
+    "tiny_shapes": ("view.resolution=32",),
     "pictures_and_clips": tuple(f"view.{name}={table}" for name, table in MIXED.items()),
 }
 formats = pytest.mark.parametrize("shards", ["arrow", "webdataset"])

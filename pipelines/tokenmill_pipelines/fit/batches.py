@@ -1,7 +1,7 @@
 """Batches: what one step learns from, a function of the seed and the step alone.
 
 Pictures are cut at random scales with the same filter that views are made with; a picture becomes a
-clip by a camera that moves over it; volumes are turned. All random numbers of a step come from a
+clip by a camera that moves over it; volumes are cut and turned. All random numbers of a step come from a
 counter-based generator (Philox) that is keyed by seed and step, so that a fit that is resumed goes
 on as if it had never stopped.
 """
@@ -50,7 +50,7 @@ class Batches:
         """Return the samples of a step.
 
         Returns:
-            ``uint8[B, H, W, 3]``, ``uint8[B, T, H, W, 3]`` or ``bool[B, R, R, R]``.
+            ``uint8[B, S, S, 3]``, ``uint8[B, T, S, S, 3]`` or ``bool[B, S, S, S]``.
         """
         rng = np.random.Generator(np.random.Philox(key=(self.seed, step)))
         places = (np.arange(self.config.size) + rng.random()) / self.config.size
@@ -60,7 +60,7 @@ class Batches:
     def _one(self, part: Gathered, rng: np.random.Generator) -> npt.NDArray[Any]:
         view = part.views[int(rng.integers(len(part.views)))]
         if self.kind == "voxels":
-            return turned(view, rng)
+            return turned(volume_cut(view, self.config.side, rng), rng)
         if self.kind == "image":
             cut = picture_cut(view, self.config, rng)
         elif view.ndim == 3:
@@ -75,6 +75,20 @@ def turned(volume: Volumes, rng: np.random.Generator) -> Volumes:
     """Return a volume in one of the 48 positions that a cube has, mirrors included."""
     mirrors = tuple(axis for axis in range(3) if rng.integers(2))
     return np.flip(volume.transpose(rng.permutation(3)), mirrors)
+
+
+def volume_cut(volume: Volumes, side: int, rng: np.random.Generator) -> Volumes:
+    """Return ``bool[S, S, S]``: a random cube about an occupied cell, for most of a volume is air.
+
+    A volume that is no larger than the cube stays whole.
+    """
+    sides = np.array(volume.shape)
+    occupied = np.flatnonzero(volume)
+    if sides.max() <= side or not len(occupied):
+        return volume[:side, :side, :side]
+    cell = np.array(np.unravel_index(rng.choice(occupied), volume.shape))
+    corner = np.clip(cell - rng.integers(side, size=3), 0, np.maximum(0, sides - side))
+    return volume[tuple(slice(low, low + side) for low in corner)]
 
 
 def picture_cut(picture: Pixels, config: BatchConfig, rng: np.random.Generator) -> Pixels:

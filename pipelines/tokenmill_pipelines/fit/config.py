@@ -60,7 +60,8 @@ class BatchConfig:
 
     Attributes:
         size: samples of a step.
-        side: pixels down and across of pictures and frames.
+        side: pixels down and across of pictures and frames; cells along each side of volumes,
+            which stay whole if they have no more.
         frames: of a clip.
         paces: frames of the film from one frame of a clip to the next, drawn evenly.
         short_side: a cut shows as much as if the picture's shorter side had between so many and so

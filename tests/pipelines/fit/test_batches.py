@@ -21,6 +21,7 @@ from tokenmill_pipelines.fit.batches import (
     resized,
     scale_of,
     turned,
+    volume_cut,
 )
 from tokenmill_pipelines.fit.config import BatchConfig
 
@@ -78,6 +79,24 @@ def test_a_turned_volume_has_as_many_cells(seed: int, side: int) -> None:
     profile = sorted(sorted(volume.sum(axis=axes).tolist()) for axes in ((0, 1), (0, 2), (1, 2)))
     turned_profile = (sorted(found.sum(axis=axes).tolist()) for axes in ((0, 1), (0, 2), (1, 2)))
     assert sorted(turned_profile) == profile
+
+
+@given(st.integers(1, 12), st.integers(1, 12), seeds)
+@settings(max_examples=60, deadline=None)
+def test_a_cut_of_a_volume_shows_something_of_it(length: int, side: int, seed: int) -> None:
+    """A place inside it, with an occupied cell if there is one; small volumes stay whole."""
+    rng = rng_of(seed)
+    numbered = np.arange(1, length**3 + 1).reshape(length, length, length)
+    volume = numbered * (rng.random(numbered.shape) < rng.choice([0, 0.01, 0.5]))
+    found = volume_cut(volume, side, rng)
+    assert found.shape == (min(length, side),) * 3
+    assert found.any() == volume.any()
+    inside = found[found > 0]
+    if len(inside):  # all numbers lie as they do in the whole
+        cell = np.array(np.unravel_index(inside[0] - 1, volume.shape))
+        corner = cell - np.argwhere(found == inside[0])[0]
+        place = tuple(slice(low, low + len(found)) for low in corner)
+        assert np.array_equal(volume[place], found)
 
 
 def test_all_positions_of_a_cube_occur() -> None:
