@@ -1,9 +1,9 @@
 """Batches: what one step learns from, a function of the seed and the step alone.
 
 Pictures are cut at random scales with the same filter that views are made with; a picture becomes a
-clip by a camera that moves over it; volumes are cut and turned. All random numbers of a step come from a
-counter-based generator (Philox) that is keyed by seed and step, so that a fit that is resumed goes
-on as if it had never stopped.
+clip by a camera that moves over it; volumes are cut and turned. All random numbers of a step come
+from a counter-based generator (Philox) that is keyed by seed and step, so that a fit that is resumed
+goes on as if it had never stopped.
 """
 
 from __future__ import annotations
