@@ -2,8 +2,8 @@
 
 Pictures are cut at random scales with the same filter that views are made with; a picture becomes a
 clip by a camera that moves over it; volumes are cut and turned. All random numbers of a step come
-from a counter-based generator (Philox) that is keyed by seed and step, so that a fit that is resumed
-goes on as if it had never stopped.
+from a counter-based generator (Philox) that is keyed by seed and step, so that a fit that is
+resumed goes on as if it had never stopped.
 """
 
 from __future__ import annotations
