@@ -102,20 +102,21 @@ class MillShapeConfig:
 class MillPrefixConfig:
     """A picture as a sequence of ids of which every beginning decodes.
 
-    Convolutions take ``side`` pixels down to a grid of features, a sixteenth as wide; transformer
-    blocks of ``width`` channels turn these into ``count`` ids, and ids into features again.
+    Convolutions take ``side`` pixels down to a grid of features, a thirty-second as wide, which is
+    as fine as some 2,000 bits can be; transformer blocks of ``width`` channels turn these into
+    ``count`` ids, and ids into features again.
     """
 
     levels: tuple[int, ...] = LEVELS_16
     side: int = 256
     count: int = 128
     min_prefix: int = 16
-    encoder_widths: tuple[int, ...] = (48, 96, 192)
-    encoder_depths: tuple[int, ...] = (1, 1, 0)
-    decoder_widths: tuple[int, ...] = (192, 96, 64)
-    decoder_depths: tuple[int, ...] = (0, 1, 1)
+    encoder_widths: tuple[int, ...] = (32, 64, 128, 192)
+    encoder_depths: tuple[int, ...] = (0, 1, 1, 0)
+    decoder_widths: tuple[int, ...] = (192, 128, 64, 32)
+    decoder_depths: tuple[int, ...] = (0, 1, 1, 1)
     heads: int = 3
-    encoder_blocks: int = 4
+    encoder_blocks: int = 3
     decoder_blocks: int = 4
 
     @property
