@@ -32,6 +32,12 @@ DEFINITIONS = {
     "Chamfer distance": "mean distance to the nearest point of the other set, both ways",
     "shared faces": "triangles in both over triangles in either",
 }
+#: What was done with clips, of pictures it is but a line.
+CLIP_CODECS = {
+    "JPEG": "{pillow}: each frame a file, no container; optimised tables, 4:2:0",
+    "WebP": "an animation, which repeats what stays and follows no motion; method 4",
+    "AVIF": "an image sequence: AV1 video, whose frames are predicted from others; speed 6",
+}
 
 
 def write_report(verdict: Verdict, folder: Path) -> dict[str, str]:
@@ -190,11 +196,10 @@ def _definitions(verdict: Verdict) -> list[tuple[str, str]]:
     unit = verdict.judged[0].scores.unit
     found.append((f"bits per {unit}", "of packed ids: an id below V takes ceil(log2 V) bits"))
     found.append(("entropy", "of the ids' frequencies in these views alone; few views, too low"))
-    if verdict.codecs:
-        found.append(("JPEG, WebP, AVIF", _codecs(verdict.environment)))
+    version = f"Pillow {verdict.environment.get('pillow', '')}".strip()
+    if verdict.codecs and verdict.kind == "clip":
+        found += [(label, text.format(pillow=version)) for label, text in CLIP_CODECS.items()]
+    elif verdict.codecs:
+        text = f"{version}: optimised tables, 4:2:0; method 6; speed 6"
+        found.append(("JPEG, WebP, AVIF", text))
     return found
-
-
-def _codecs(environment: Mapping[str, str]) -> str:
-    version = environment.get("pillow", "")
-    return f"Pillow {version}: optimised tables, 4:2:0; method 6; speed 6".replace("  ", " ")

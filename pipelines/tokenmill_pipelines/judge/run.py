@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tokenmill.tokenizers.base import Encoder, Tokenizer
+from tokenmill.views.base import ViewKind
 from tokenmill.worker.worker import tune_torch
 from tokenmill_infra.observe import Observer, SilentObserver
 from tokenmill_pipelines.assemble import Operators
@@ -21,7 +22,7 @@ from tokenmill_pipelines.judge.measuring import MEASURES, Original
 from tokenmill_pipelines.judge.perturbing import fsq_levels
 from tokenmill_pipelines.judge.reading import Views
 from tokenmill_pipelines.judge.scores import Tally, ViewScore
-from tokenmill_pipelines.judge.settings import Settings
+from tokenmill_pipelines.judge.settings import Part, Settings
 from tokenmill_pipelines.judge.verdict import Judged, Shown, Verdict
 from tokenmill_pipelines.report.environment import environment
 from tokenmill_schemas.errors import JobError
@@ -32,6 +33,13 @@ SKIPPED = "left out by the settings"
 NO_READER = "rapidocr and onnxruntime are not installed (the extra judge)"
 NO_DETECTOR = "scikit-image is not installed (the extra judge)"
 ONLY_PICTURES = "only pictures have it"
+ONLY_PIXELS = "only pictures and clips have it"
+#: The kinds of views that some parts are measured on, and why not on others.
+KINDS: dict[Part, tuple[tuple[ViewKind, ...], str]] = {
+    "codecs": (("image", "clip"), ONLY_PIXELS),
+    "text": (("image",), ONLY_PICTURES),
+    "faces": (("image",), ONLY_PICTURES),
+}
 
 
 @dataclass(slots=True)
@@ -139,30 +147,31 @@ def _judge_one(
 
 def _open(encoder: Encoder, views: Views, operators: Operators, *, first: bool) -> _Pass:
     settings, spec, kind = views.settings, operators.spec, operators.view.gives
-    picture, why = kind == "image", dict[str, str]()
+    why = dict[str, str]()
 
-    def wanted(part: Any, *, there: bool = True, hint: str = "", only: bool = True) -> bool:
+    def wanted(part: Part, *, missing: str = "") -> bool:
         """Whether a part is measured; notes why it is not."""
+        kinds, only = KINDS.get(part, ((kind,), ""))
         if not settings.wants(part):
             why[part] = SKIPPED
-        elif only and not picture:
-            why[part] = ONLY_PICTURES
-        elif not there:
-            why[part] = hint
+        elif kind not in kinds:
+            why[part] = only
+        elif missing:
+            why[part] = missing
         return part not in why
 
     perturbed = None
-    if wanted("perturbed", only=False):
+    if wanted("perturbed"):
         features = open_features(settings.features)
         levels = fsq_levels(operators.tokenizer, spec)
         perturbed = PerturbedTally(
             encoder, spec, kind=kind, settings=settings, features=features, levels=levels
         )
     prefixes = None
-    if wanted("prefixes", only=False):
+    if wanted("prefixes"):
         prefixes = PrefixTally(encoder, spec, kind=kind, settings=settings)
-    reads = wanted("text", there=texts.is_installed(), hint=NO_READER)
-    looks = wanted("faces", there=faces.is_installed(), hint=NO_DETECTOR)
+    reads = wanted("text", missing="" if texts.is_installed() else NO_READER)
+    looks = wanted("faces", missing="" if faces.is_installed() else NO_DETECTOR)
     return _Pass(
         encoder,
         Tally(spec, kind),
