@@ -8,7 +8,7 @@ from others.
 Files are as Pillow writes them: JPEG with optimised Huffman tables and chroma at half resolution,
 WebP with method 6, AVIF at speed 6, everything else as it is by default. Animations take method 4:
 6 needs twenty times as long to save 3 % of the bytes. Sequences stay at speed 6: from 7 on libaom
-encodes for real time, 5 to 20 times as fast, and loses 1 to 2 dB at few bits.
+encodes for real time, 5 to 30 times as fast, and loses 1 to 2 dB at few bits.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from tests.pipelines.judge.memory import Means, Memory, operators, picture
 from tokenmill.tokenizers import open_tokenizer
 from tokenmill.tokenizers.base import Array
 from tokenmill_pipelines.judge import judge
+from tokenmill_pipelines.judge.page import page
 from tokenmill_pipelines.judge.reading import chosen
 from tokenmill_pipelines.judge.settings import Settings
 from tokenmill_pipelines.judge.verdict import FORMAT, VERSION
@@ -95,6 +96,23 @@ def test_every_tokenizer_with_a_decoder_can_be_judged(name: str) -> None:
     left_out = document["tokenizers"][0]["not_measured"]
     assert bool(made.judged[0].perturbed) == ("perturbed" not in left_out)
     assert bool(made.judged[0].prefixes) == ("prefixes" not in left_out)
+
+
+def test_clips_have_codecs_and_shapes_none() -> None:
+    """What pictures alone have is told apart from what clips have too."""
+    settings = replace(PLAIN, skip=("perturbed",))
+    memory = Memory({"a": clip(0)}, gives="clip")
+    patches = open_tokenizer("patch_vq", variant="video")
+    made = judge(patches, operators(memory, patches), settings)
+    assert {one.codec for one in made.judged[0].equal_bytes} == set(made.codecs) >= {"jpeg"}
+    left_out = made.judged[0].not_measured
+    assert (left_out["text"], left_out["faces"]) == ("only pictures have it",) * 2
+    assert "codecs" not in left_out
+    assert "predicted from others; speed 6" in page(made).decode()
+    boxes = open_tokenizer("voxel_vq")
+    shapes = judge(boxes, operators(Memory({"a": volume(0)}, gives="voxels"), boxes), settings)
+    assert shapes.codecs == {}
+    assert shapes.judged[0].not_measured["codecs"] == "only pictures and clips have it"
 
 
 def test_ids_of_levels_move_by_one_level() -> None:
