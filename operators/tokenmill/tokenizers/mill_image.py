@@ -1,8 +1,8 @@
 """Pictures as grids of ids: a small convolutional tokenizer that is trained here.
 
 Residual convolutions around finite scalar quantization (Mentzer et al., arXiv:2309.15505), learned
-by ``tokenmill fit`` from the jobs ``mill_image_f8.toml`` and ``mill_image_f16.toml``; f8 ships,
-with its model card beside the weights.
+by ``tokenmill fit`` from the jobs ``mill_image_f8.toml`` and ``mill_image_f16.toml``. The weights
+ship, each with a model card beside them.
 
 =======  =============  ============
 variant  pixels per id  ids

@@ -1,8 +1,8 @@
 """Volumes as grids of ids, 8x8x8 cells an id: trained here.
 
 Residual convolutions around finite scalar quantization (Mentzer et al., arXiv:2309.15505), learned
-by ``tokenmill fit`` from the job ``mill_shape.toml``; no weights ship yet. A
-volume of 64 cells a side becomes 512 ids.
+by ``tokenmill fit`` from the job ``mill_shape.toml``. The weights ship, with a model card beside
+them. A volume of 64 cells a side becomes 512 ids.
 """
 
 from __future__ import annotations

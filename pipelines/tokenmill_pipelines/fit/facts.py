@@ -136,7 +136,8 @@ def threads_text(record: FitRecord) -> str:
 def _shown(record: FitRecord) -> str:
     batch = record.job.batch
     if record.trial.kind == "voxels":
-        return "whole volumes in all 48 positions of a cube"
+        cut = f"cuts of {batch.side} cells a side about an occupied one, smaller volumes whole"
+        return f"{cut}, in all 48 positions of a cube"
     low, high = batch.short_side
     cut = f"cuts of {batch.side} x {batch.side} pixels as of pictures of {low} to {high} a side"
     if record.trial.kind == "clip":
@@ -265,7 +266,7 @@ def limits(record: FitRecord) -> list[str]:
         said.append(f"{failed} held-out assets could not be encoded.")
     if trial.kind == "voxels":
         sides = sorted({max(one.original.shape) for part in trial.parts for one in part.shown})
-        said.append(f"It has seen volumes of {', '.join(map(str, sides))} cells a side.")
+        said.append(f"It was tried on volumes of {', '.join(map(str, sides))} cells a side alone.")
     else:
         said.append(
             f"It has seen cuts of {batch.side} x {batch.side} pixels, and learned from differences "
