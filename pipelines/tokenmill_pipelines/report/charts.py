@@ -64,13 +64,17 @@ def bars(values: Mapping[str, float], order: Sequence[str] = HOP_NAMES) -> tuple
 
 
 def rank_frequency(counts: npt.NDArray[np.int64]) -> Chart:
-    """Return ids by falling frequency, in up to `MAX_BARS` groups of ranks, on a log scale.
+    """Return ids by falling frequency, on a log scale: one by one, or in groups of ranks.
 
-    A group's height is its mean count relative to what every id would have if all were used alike
-    (the line); groups without any use have no bar.
+    More than `MAX_BARS` ids are grouped by the logarithm of their rank (Zipf's plot), so that the
+    few that are used of a large vocabulary can be told apart. A group's height is its mean count
+    relative to what every id would have if all were used alike (the line); groups without any use
+    have no bar.
     """
     ordered = np.sort(counts)[::-1]
-    edges = np.unique(np.linspace(0, len(ordered), min(len(ordered), MAX_BARS) + 1).astype(int))
+    grouped = len(ordered) > MAX_BARS
+    ranks = np.geomspace(1, len(ordered), MAX_BARS) if grouped else np.arange(len(ordered) + 1)
+    edges = np.unique([0, *np.rint(ranks).astype(int)])
     means = [float(ordered[a:b].mean()) for a, b in itertools.pairwise(edges)]
     uniform = max(float(ordered.mean()), 1e-12)
     ratios = [mean / uniform for mean in means]
@@ -81,7 +85,8 @@ def rank_frequency(counts: npt.NDArray[np.int64]) -> Chart:
         for i, (ratio, a, b) in enumerate(zip(ratios, edges[:-1], edges[1:], strict=True))
         if ratio > 0
     )
-    labels = ("every id alike", "ids by falling frequency", "frequency, log scale")
+    x_label = "ids by falling frequency" + (", log scale" if grouped else "")
+    labels = ("every id alike", x_label, "frequency, log scale")
     return Chart(rects, HEIGHT - _log_y(1.0, bottom, top), *labels)
 
 

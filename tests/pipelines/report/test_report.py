@@ -313,9 +313,19 @@ def test_the_rank_chart_compares_with_even_use() -> None:
     even = charts.rank_frequency(np.full(64, 10))
     assert len(even.rects) == 64
     assert all(rect.y == pytest.approx(even.line_y, abs=0.01) for rect in even.rects)
-    half = charts.rank_frequency(np.r_[np.full(500, 4), np.zeros(500)].astype(np.int64))
+    half = charts.rank_frequency(np.r_[np.full(50, 4), np.zeros(50)].astype(np.int64))
     assert max(rect.x + rect.width for rect in half.rects) <= charts.WIDTH / 2
     assert all(rect.y < half.line_y for rect in half.rects)
+
+
+def test_few_ids_of_a_large_vocabulary_fill_half_of_the_rank_chart() -> None:
+    """Ranks are on a log scale where ids do not have a bar each."""
+    counts = np.zeros(65536, np.int64)
+    counts[:256] = 7
+    chart = charts.rank_frequency(counts)
+    right = max(rect.x + rect.width for rect in chart.rects)
+    assert 0.4 * charts.WIDTH < right < 0.6 * charts.WIDTH
+    assert chart.x_label.endswith("log scale")
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=400).filter(any))
