@@ -48,7 +48,7 @@ PREFIX = {
     "encoder_blocks": 1,
     "decoder_blocks": 1,
 }
-VIDEO = {"picture": TINY, "width": 8, "encoder_depth": 1, "state_depth": 1, "frames_depth": 1}
+VIDEO = {"picture": TINY, "width": 8, "encoder_depth": 1, "decoder_depth": 1}
 SHAPE = {"levels": [5, 5, 3], "fine_width": 8, "coarse_width": 8, "decoder_depth": 1}
 
 

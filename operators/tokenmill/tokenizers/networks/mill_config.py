@@ -59,16 +59,15 @@ IMAGE_VARIANTS: dict[str, MillImageConfig] = {
 class MillVideoConfig:
     """A clip tokenizer around a picture tokenizer, which the first frame goes through alone.
 
-    Every further id stands for ``group`` frames of 8x8 pixels. ``width`` is that of the state that
-    tells what was seen before.
+    Every further id stands for ``group`` frames of 8x8 pixels. ``width`` is that of the residual
+    blocks that find out what is new in them, and of those that add it to the frame before.
     """
 
     picture: MillImageConfig = field(default_factory=MillImageConfig)
     group: int = 4
     width: int = 128
     encoder_depth: int = 2
-    state_depth: int = 2
-    frames_depth: int = 1
+    decoder_depth: int = 3
 
     @property
     def factor(self) -> int:

@@ -1,10 +1,11 @@
-"""The network of `tokenmill.tokenizers.mill_video`: a picture tokenizer that remembers.
+"""The network of `tokenmill.tokenizers.mill_video`: a picture tokenizer that goes on in time.
 
-The first frame is a picture. What is known after it, and after every group of frames, is a map of
-features, the state, which is computed from ids alone, so that encoder and decoder have the same
-one, as the two ends of a predictive video codec do. The encoder sees the frames of a group beside
-the state and says in one id per 8x8 pixels what is new; the decoder draws the group's frames from
-the states before and after it, with the picture decoder's own layers.
+The first frame is a picture. What is known after it, and after every group of frames, is a canvas:
+the features from which the picture decoder has drawn the last frame. It is computed from ids alone,
+so that encoder and decoder have the same one, as the two ends of a predictive video codec do. The
+encoder sees the frames of a group beside the canvas and says in one id per 8x8 pixels what is new;
+the decoder adds to the canvas what each frame of the group has more or less, and draws them with
+the picture decoder's own layers. Where nothing moves, nothing need be said.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Memory:
     """What is known of some clips: None before their first frame, then ``[B, C, y, x]``."""
 
     def __init__(self) -> None:
-        self.state: Tensor | None = None
+        self.canvas: Tensor | None = None
 
 
 class MillVideoNetwork(nn.Module):
@@ -36,87 +37,83 @@ class MillVideoNetwork(nn.Module):
         self.parts = self.frames
         self.picture = MillImageNetwork(config.picture)
         seen, drawn = config.picture.encoder_widths[-1], config.picture.decoder_widths[0]
-        width, dims = config.width, len(config.picture.levels)
+        width, dims, fold = config.width, len(config.picture.levels), config.picture.fold
         self.from_frames = nn.Conv2d(config.group * seen, width, 1)
-        self.from_state = nn.Conv2d(width, width, 3, padding=1)
+        self.from_canvas = nn.Conv2d(drawn, width, 3, padding=1)
         self.encoder = blocks(width, config.encoder_depth)
-        fold = config.picture.fold
         self.to_latents = nn.Sequential(nn.Conv2d(width, dims * fold**2, 1), nn.PixelShuffle(fold))
-        self.unfold = nn.PixelUnshuffle(fold)
-        self.first = nn.Conv2d(dims * fold**2, width, 3, padding=1)
-        self.news = nn.Conv2d(dims * fold**2, width, 3, padding=1)
-        self.kept = nn.Conv2d(width, width, 1)
-        self.update = blocks(width, config.state_depth)
-        self.between = nn.Conv2d(2 * width, width, 1)
-        self.drawer = blocks(width, config.frames_depth)
+        self.from_codes = nn.Sequential(
+            nn.PixelUnshuffle(fold), nn.Conv2d(dims * fold**2, width, 3, padding=1)
+        )
+        self.kept = nn.Conv2d(drawn, width, 3, padding=1)
+        self.decoder = blocks(width, config.decoder_depth)
         self.to_frames = nn.Conv2d(width, config.group * drawn, 1)
+        if not self.to_frames.weight.is_meta:  # frames begin as copies of the one before them
+            with torch.no_grad():
+                self.to_frames.weight.mul_(0.1)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return the reconstructions of clips ``[B, 3, 1 + 4k, H, W]``, to learn from."""
         with torch.no_grad():
-            codes = self.picture.quantizer(self.picture.latents(clips[:, :, 0]))
-            made = [self.picture.pictures(codes)[:, :, None]]
-        state = self.begun(codes)
+            canvas = self.begun(self.picture.quantizer(self.picture.latents(clips[:, :, 0])))
+            made = [self.picture.decoder(canvas)[:, :, None]]
         for group in torch.split(clips[:, :, 1:], self.config.group, dim=2):
-            codes = self.picture.quantizer(self.latents(group, state))
-            before, state = state, self.moved(state, codes)
-            made.append(self.drawn(before, state))
+            canvases = self.moved(canvas, self.picture.quantizer(self.latents(group, canvas)))
+            made.append(self.drawn(canvases))
+            canvas = canvases[:, -1]
         return torch.cat(made, dim=2)
 
     def begun(self, codes: Tensor) -> Tensor:
-        """Return the state ``[B, C, y, x]`` after the first frame of codes ``[B, h, w, D]``."""
-        return _normal(self.update(self.first(self.unfold(codes.movedim(-1, 1)))))
+        """Return the canvas ``[B, C, y, x]`` of the first frame of codes ``[B, h, w, D]``."""
+        canvas: Tensor = self.picture.from_codes(codes.movedim(-1, 1))
+        return canvas
 
-    def moved(self, state: Tensor, codes: Tensor) -> Tensor:
-        """Return the state after a group of codes ``[B, h, w, D]``."""
-        return _normal(self.update(self.kept(state) + self.news(self.unfold(codes.movedim(-1, 1)))))
-
-    def latents(self, group: Tensor, state: Tensor) -> Tensor:
+    def latents(self, group: Tensor, canvas: Tensor) -> Tensor:
         """Return ``[B, h, w, D]`` of frames ``[B, 3, 4, H, W]``, before they are rounded."""
         count = len(group)
         seen = self.picture.encoder(group.movedim(2, 1).flatten(0, 1))
         seen = seen.unflatten(0, (count, -1)).flatten(1, 2)
-        features = self.encoder(self.from_frames(seen) + self.from_state(state))
+        features = self.encoder(self.from_frames(seen) + self.from_canvas(canvas))
         latents: Tensor = self.to_latents(F.silu(features))
         return latents.movedim(1, -1)
 
-    def drawn(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return frames ``[B, 3, 4, H, W]`` between two states."""
-        features = self.drawer(self.between(torch.cat((before, after), dim=1)))
-        maps = self.to_frames(F.silu(features)).unflatten(1, (self.config.group, -1))
-        frames: Tensor = self.picture.decoder(maps.flatten(0, 1))
-        return frames.reshape(len(before), -1, *frames.shape[1:]).movedim(1, 2)
+    def moved(self, canvas: Tensor, codes: Tensor) -> Tensor:
+        """Return the canvases ``[B, 4, C, y, x]`` of a group of codes ``[B, h, w, D]``."""
+        features = self.decoder(self.kept(canvas) + self.from_codes(codes.movedim(-1, 1)))
+        changes: Tensor = self.to_frames(F.silu(features)).unflatten(1, (self.config.group, -1))
+        return canvas[:, None] + changes
+
+    def drawn(self, canvases: Tensor) -> Tensor:
+        """Return frames ``[B, 3, 4, H, W]`` of canvases ``[B, 4, C, y, x]``."""
+        frames: Tensor = self.picture.decoder(canvases.flatten(0, 1))
+        return frames.reshape(*canvases.shape[:2], *frames.shape[1:]).movedim(1, 2)
 
     def fsq_levels(self) -> dict[str, tuple[int, ...]]:
         """Return the levels that make an id of each stream, the one that counts least first."""
         return {"video": self.config.picture.levels}
 
-    def begin(self, clips: int) -> Memory:  # noqa: ARG002 - the state is made of the first frames
+    def begin(self, clips: int) -> Memory:  # noqa: ARG002 - the canvas is made of the first frames
         """Return what is known of clips of which nothing was seen."""
         return Memory()
 
     def part(self, clips: Tensor, past: Memory) -> dict[str, Tensor]:
         """Return ``video``: ids ``int64[B, 1, h, w]`` of the first frames, or of the next four."""
         quantizer = self.picture.quantizer
-        if past.state is None:
+        if past.canvas is None:
             ids = quantizer.ids(self.picture.latents(clips[:, :, 0]))
-            past.state = self.begun(quantizer.codes(ids))
+            past.canvas = self.begun(quantizer.codes(ids))
         else:
-            ids = quantizer.ids(self.latents(clips, past.state))
-            past.state = self.moved(past.state, quantizer.codes(ids))
+            ids = quantizer.ids(self.latents(clips, past.canvas))
+            past.canvas = self.moved(past.canvas, quantizer.codes(ids))[:, -1]
         return {"video": ids[:, None]}
 
     def clips(self, tokens: dict[str, Tensor]) -> Tensor:
         """Return ``[B, 3, 1 + 4k, H, W]`` of the ids ``[B, 1 + k, h, w]`` in ``video``."""
         codes = self.picture.quantizer.codes(tokens["video"])
-        made = [self.picture.pictures(codes[:, 0])[:, :, None]]
-        state = self.begun(codes[:, 0])
+        canvas = self.begun(codes[:, 0])
+        made = [self.picture.decoder(canvas)[:, :, None]]
         for position in range(1, codes.shape[1]):
-            before, state = state, self.moved(state, codes[:, position])
-            made.append(self.drawn(before, state))
+            canvases = self.moved(canvas, codes[:, position])
+            made.append(self.drawn(canvases))
+            canvas = canvases[:, -1]
         return torch.cat(made, dim=2)
-
-
-def _normal(state: Tensor) -> Tensor:
-    """Return a state of length one per channel: it is handed on without end and must not grow."""
-    return state * torch.rsqrt(state.square().mean(1, keepdim=True) + 1e-6)
