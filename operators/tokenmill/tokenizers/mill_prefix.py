@@ -1,9 +1,9 @@
 """Pictures as sequences of up to 128 ids of which every beginning decodes: trained here.
 
-Finite scalar quantization (Mentzer et al., arXiv:2309.15505) of queries that read a grid of
-features (Yu et al., arXiv:2406.07550), with nested dropout (Rippel et al., arXiv:1402.0915),
-learned by ``tokenmill fit`` from the job ``mill_prefix.toml``. The weights ship, with a model card
-beside them. Keep 16 to 128 ids of a picture: the more, the finer.
+Finite scalar quantization (Mentzer et al., arXiv:2309.15505) of what a learned basis makes of a
+coarse grid of features, with nested dropout (Rippel et al., arXiv:1402.0915), learned by
+``tokenmill fit`` from the job ``mill_prefix.toml``. The weights ship, with a model card beside
+them. Keep 16 to 128 ids of a picture: the more, the finer.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ whose weights lie in this one's: the ids of an image, and of a clip's first fram
 ``mill_image`` gives. What follows is predictive: see
 `tokenmill.tokenizers.networks.mill_video`. Clips of any length are encoded in bounded memory.
 
-Learned by ``tokenmill fit`` from the job ``mill_video.toml``. The weights ship, with a model card
-beside them.
+Learned by ``tokenmill fit`` from the job ``mill_video.toml``; no weights ship yet.
 """
 
 from __future__ import annotations

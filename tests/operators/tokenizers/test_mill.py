@@ -34,9 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "min_prefix": 3,
         "encoder_widths": (8, 8, 12),
         "decoder_widths": (12, 8, 8),
-        "heads": 2,
-        "encoder_blocks": 1,
-        "decoder_blocks": 1,
+        "groups": 4,
     },
 }
 

@@ -44,9 +44,7 @@ PREFIX = {
     "encoder_depths": [0, 0, 0],
     "decoder_widths": [12, 8, 8],
     "decoder_depths": [0, 0, 0],
-    "heads": 2,
-    "encoder_blocks": 1,
-    "decoder_blocks": 1,
+    "groups": 4,
 }
 VIDEO = {"picture": TINY, "width": 8, "encoder_depth": 1, "decoder_depth": 1}
 SHAPE = {"levels": [5, 5, 3], "fine_width": 8, "coarse_width": 8, "decoder_depth": 1}

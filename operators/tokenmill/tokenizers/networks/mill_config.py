@@ -102,8 +102,8 @@ class MillPrefixConfig:
     """A picture as a sequence of ids of which every beginning decodes.
 
     Convolutions take ``side`` pixels down to a grid of features, a thirty-second as wide, which is
-    as fine as some 2,000 bits can be; transformer blocks of ``width`` channels turn these into
-    ``count`` ids, and ids into features again.
+    as fine as some 2,000 bits can be. ``groups`` matrices turn the grid's positions, some channels
+    each, into ``count`` ids, and as many turn ids into positions again.
     """
 
     levels: tuple[int, ...] = LEVELS_16
@@ -114,13 +114,11 @@ class MillPrefixConfig:
     encoder_depths: tuple[int, ...] = (0, 1, 1, 0)
     decoder_widths: tuple[int, ...] = (192, 128, 64, 32)
     decoder_depths: tuple[int, ...] = (0, 1, 1, 1)
-    heads: int = 3
-    encoder_blocks: int = 3
-    decoder_blocks: int = 4
+    groups: int = 48
 
     @property
     def width(self) -> int:
-        """Channels of the transformer blocks."""
+        """Channels of the grid, and of the sequence."""
         return self.encoder_widths[-1]
 
     @property

@@ -1,8 +1,9 @@
-"""The network of `tokenmill.tokenizers.mill_prefix`: convolutions around transformers of queries.
+"""The network of `tokenmill.tokenizers.mill_prefix`: convolutions around two changes of basis.
 
-Queries read a grid of features, as in Yu et al., "An Image is Worth 32 Tokens for Reconstruction
-and Generation" (arXiv:2406.07550); every beginning of their ids decodes because learning drops
-their tail at random (nested dropout: Rippel et al., arXiv:1402.0915).
+A coarse grid of features becomes a sequence by matrices over all its positions, as the coefficients
+of a Karhunen-Loeve transform are made of a picture, and becomes a grid again by others. Every
+beginning of the ids decodes because learning drops their tail at random: nested dropout (Rippel et
+al., arXiv:1402.0915), of which the authors show that it orders a linear code by what it explains.
 """
 
 from __future__ import annotations
@@ -16,27 +17,21 @@ from tokenmill.tokenizers.networks.mill_image import PictureDecoder, PictureEnco
 from tokenmill.tokenizers.networks.mill_parts import FiniteScalar
 
 
-class Block(nn.Module):
-    """Attention of all to all, then a perceptron; both behind a layer norm."""
+class Mixer(nn.Module):
+    """Positions to other positions, by a matrix of its own for every few channels."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, before: int, after: int, channels: int, groups: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.before = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.between = nn.LayerNorm(width)
-        self.wide = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
+        self.weight = nn.Parameter(torch.randn(groups, after, before) * before**-0.5)
+        self.bias = nn.Parameter(torch.zeros(after, channels))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return ``[B, L, C]`` of the same; ``mask`` ``bool[B, 1, 1, L]`` says who is looked at."""
-        parts = self.query_key_value(self.before(x)).unflatten(-1, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
-        update: Tensor = self.narrow(F.gelu(self.wide(self.between(x)), approximate="tanh"))
-        return x + update
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[B, M, C]`` of ``[B, L, C]``, which may lack the last of its positions."""
+        count, length, channels = x.shape
+        weight = self.weight[..., :length]
+        grouped = x.reshape(count, length, len(weight), -1).permute(2, 0, 3, 1)
+        mixed = (grouped.flatten(1, 2) @ weight.mT).reshape(*grouped.shape[:3], -1)
+        return mixed.permute(1, 3, 0, 2).reshape(count, -1, channels) + self.bias
 
 
 class MillPrefixNetwork(nn.Module):
@@ -47,19 +42,13 @@ class MillPrefixNetwork(nn.Module):
         self.config = config
         width, cells, dims = config.width, config.grid**2, len(config.levels)
         self.encoder = PictureEncoder(config.encoder_widths, config.encoder_depths)
-        self.seen_places = nn.Parameter(torch.randn(1, cells, width) * 0.02)
-        self.queries = nn.Parameter(torch.randn(1, config.count, width) * 0.5)
-        self.readers = nn.ModuleList(
-            Block(width, config.heads) for _ in range(config.encoder_blocks)
-        )
-        self.to_latents = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dims))
+        self.to_sequence = Mixer(cells, config.count, width, config.groups)
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.to_latents = nn.Linear(width, dims)
         self.quantizer = FiniteScalar(config.levels)
         self.from_codes = nn.Linear(dims, width)
-        self.ranks = nn.Parameter(torch.randn(1, config.count, width) * 0.5)
-        self.drawn_places = nn.Parameter(torch.randn(1, cells, width) * 0.5)
-        self.writers = nn.ModuleList(
-            Block(width, config.heads) for _ in range(config.decoder_blocks)
-        )
+        self.ranks = nn.Parameter(torch.ones(1, config.count, width))
+        self.to_grid = Mixer(config.count, cells, width, config.groups)
         self.decoder = PictureDecoder(config.decoder_widths, config.decoder_depths)
 
     def forward(self, images: Tensor, lengths: Tensor) -> Tensor:
@@ -68,31 +57,21 @@ class MillPrefixNetwork(nn.Module):
 
     def latents(self, images: Tensor) -> Tensor:
         """Return ``[B, n, D]``, before they are rounded."""
-        seen = self.encoder(images).flatten(2).transpose(1, 2) + self.seen_places
-        x = torch.cat((self.queries.expand(len(seen), -1, -1), seen), dim=1)
-        for block in self.readers:
-            x = block(x)
-        latents: Tensor = self.to_latents(x[:, : self.config.count])
+        x = self.to_sequence(self.encoder(images).flatten(2).transpose(1, 2))
+        x = x + self.narrow(F.silu(self.wide(x)))
+        latents: Tensor = self.to_latents(x)
         return latents
 
     def pictures(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return ``[B, 3, H, W]`` of codes ``[B, n, D]``, of which the first ``lengths`` count."""
-        batch, count, _ = codes.shape
-        known = self.from_codes(codes) + self.ranks[:, :count]
-        x = torch.cat((self.drawn_places.expand(batch, -1, -1), known), dim=1)
-        mask = None if lengths is None else self._mask(lengths, count)
-        for block in self.writers:
-            x = block(x, mask)
+        known = self.from_codes(codes) * self.ranks[:, : codes.shape[1]]
+        if lengths is not None:
+            kept = torch.arange(codes.shape[1], device=lengths.device) < lengths[:, None]
+            known = known * kept[..., None]
         side = self.config.grid
-        cells = x[:, : side * side].transpose(1, 2).reshape(batch, -1, side, side)
+        cells = self.to_grid(known).transpose(1, 2).reshape(len(codes), -1, side, side)
         images: Tensor = self.decoder(cells)
         return images
-
-    def _mask(self, lengths: Tensor, count: int) -> Tensor:
-        cells = torch.ones(len(lengths), self.config.grid**2, dtype=torch.bool)
-        places = torch.arange(count, device=lengths.device)
-        kept = places < lengths[:, None]
-        return torch.cat((cells.to(lengths.device), kept), dim=1)[:, None, None]
 
     def fsq_levels(self) -> dict[str, tuple[int, ...]]:
         """Return the levels that make an id of each stream, the one that counts least first."""

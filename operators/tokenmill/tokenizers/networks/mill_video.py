@@ -4,8 +4,8 @@ The first frame is a picture. What is known after it, and after every group of f
 the features from which the picture decoder has drawn the last frame. It is computed from ids alone,
 so that encoder and decoder have the same one, as the two ends of a predictive video codec do. The
 encoder sees the frames of a group beside the canvas and says in one id per 8x8 pixels what is new;
-the decoder adds to the canvas what each frame of the group has more or less, and draws them with
-the picture decoder's own layers. Where nothing moves, nothing need be said.
+the decoder keeps a share of the canvas for each frame of the group, adds what is new, and draws it
+with the picture decoder's own layers. Where nothing moves, nothing need be said.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from tokenmill.tokenizers.clip_grid import Frames
 from tokenmill.tokenizers.networks.mill_config import MillVideoConfig
 from tokenmill.tokenizers.networks.mill_image import MillImageNetwork
 from tokenmill.tokenizers.networks.mill_parts import blocks
+
+#: ``sigmoid(3)`` is 0.95: what is kept of a canvas before anything is learned.
+KEPT = 3.0
 
 
 class Memory:
@@ -48,9 +51,11 @@ class MillVideoNetwork(nn.Module):
         self.kept = nn.Conv2d(drawn, width, 3, padding=1)
         self.decoder = blocks(width, config.decoder_depth)
         self.to_frames = nn.Conv2d(width, config.group * drawn, 1)
+        self.to_shares = nn.Conv2d(width, config.group * drawn, 1)
         if not self.to_frames.weight.is_meta:  # frames begin as copies of the one before them
             with torch.no_grad():
                 self.to_frames.weight.mul_(0.1)
+                self.to_shares.weight.mul_(0.1)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return the reconstructions of clips ``[B, 3, 1 + 4k, H, W]``, to learn from."""
@@ -79,9 +84,11 @@ class MillVideoNetwork(nn.Module):
 
     def moved(self, canvas: Tensor, codes: Tensor) -> Tensor:
         """Return the canvases ``[B, 4, C, y, x]`` of a group of codes ``[B, h, w, D]``."""
-        features = self.decoder(self.kept(canvas) + self.from_codes(codes.movedim(-1, 1)))
-        changes: Tensor = self.to_frames(F.silu(features)).unflatten(1, (self.config.group, -1))
-        return canvas[:, None] + changes
+        features = F.silu(self.decoder(self.kept(canvas) + self.from_codes(codes.movedim(-1, 1))))
+        shape = (len(canvas), self.config.group, *canvas.shape[1:])
+        shares = torch.sigmoid(KEPT + self.to_shares(features)).reshape(shape)
+        news: Tensor = self.to_frames(features).reshape(shape)
+        return shares * canvas[:, None] + news
 
     def drawn(self, canvases: Tensor) -> Tensor:
         """Return frames ``[B, 3, 4, H, W]`` of canvases ``[B, 4, C, y, x]``."""
