@@ -72,7 +72,7 @@ class MillPrefix:
 
     @property
     def resources(self) -> Resources:
-        """A CPU core does some twenty pictures a second; a GPU is taken if there is one."""
+        """A CPU core does some hundred pictures a second; a GPU is taken if there is one."""
         return Resources(memory_bytes=2**30, batch_size=16)
 
     @property
