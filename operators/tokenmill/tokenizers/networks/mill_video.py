@@ -42,13 +42,13 @@ class MillVideoNetwork(nn.Module):
         seen, drawn = config.picture.encoder_widths[-1], config.picture.decoder_widths[0]
         width, dims, fold = config.width, len(config.picture.levels), config.picture.fold
         self.from_frames = nn.Conv2d(config.group * seen, width, 1)
-        self.from_canvas = nn.Conv2d(drawn, width, 3, padding=1)
+        self.encoder_canvas = nn.Conv2d(drawn, width, 3, padding=1)
         self.encoder = blocks(width, config.encoder_depth)
         self.to_latents = nn.Sequential(nn.Conv2d(width, dims * fold**2, 1), nn.PixelShuffle(fold))
         self.from_codes = nn.Sequential(
             nn.PixelUnshuffle(fold), nn.Conv2d(dims * fold**2, width, 3, padding=1)
         )
-        self.kept = nn.Conv2d(drawn, width, 3, padding=1)
+        self.decoder_canvas = nn.Conv2d(drawn, width, 3, padding=1)
         self.decoder = blocks(width, config.decoder_depth)
         self.to_frames = nn.Conv2d(width, config.group * drawn, 1)
         self.to_shares = nn.Conv2d(width, config.group * drawn, 1)
@@ -78,13 +78,13 @@ class MillVideoNetwork(nn.Module):
         count = len(group)
         seen = self.picture.encoder(group.movedim(2, 1).flatten(0, 1))
         seen = seen.unflatten(0, (count, -1)).flatten(1, 2)
-        features = self.encoder(self.from_frames(seen) + self.from_canvas(canvas))
+        features = self.encoder(self.from_frames(seen) + self.encoder_canvas(canvas))
         latents: Tensor = self.to_latents(F.silu(features))
         return latents.movedim(1, -1)
 
     def moved(self, canvas: Tensor, codes: Tensor) -> Tensor:
         """Return the canvases ``[B, 4, C, y, x]`` of a group of codes ``[B, h, w, D]``."""
-        features = F.silu(self.decoder(self.kept(canvas) + self.from_codes(codes.movedim(-1, 1))))
+        features = F.silu(self.decoder(self.decoder_canvas(canvas) + self.from_codes(codes.movedim(-1, 1))))
         shape = (len(canvas), self.config.group, *canvas.shape[1:])
         shares = torch.sigmoid(KEPT + self.to_shares(features)).reshape(shape)
         news: Tensor = self.to_frames(features).reshape(shape)
