@@ -84,7 +84,9 @@ class MillVideoNetwork(nn.Module):
 
     def moved(self, canvas: Tensor, codes: Tensor) -> Tensor:
         """Return the canvases ``[B, 4, C, y, x]`` of a group of codes ``[B, h, w, D]``."""
-        features = F.silu(self.decoder(self.decoder_canvas(canvas) + self.from_codes(codes.movedim(-1, 1))))
+        features = F.silu(
+            self.decoder(self.decoder_canvas(canvas) + self.from_codes(codes.movedim(-1, 1)))
+        )
         shape = (len(canvas), self.config.group, *canvas.shape[1:])
         shares = torch.sigmoid(KEPT + self.to_shares(features)).reshape(shape)
         news: Tensor = self.to_frames(features).reshape(shape)
