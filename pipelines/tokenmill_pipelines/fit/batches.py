@@ -26,6 +26,8 @@ Box = tuple[float, float, float, float]
 #: A third of the cameras stand still, as most of a film does; the others move up to so many pixels
 #: from frame to frame, slow ones more often, and zoom by up to so much.
 STILL_SHARE, MAX_SPEED, MAX_ZOOM = 0.3, 12.0, 0.02
+#: So many clips are two, one after the other, as scenes of a film are.
+SCENE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,14 @@ class Batches:
         return np.stack([self._one(self.parts[part], rng) for part in chosen])
 
     def _one(self, part: Gathered, rng: np.random.Generator) -> npt.NDArray[Any]:
+        if self.kind == "clip" and rng.random() < SCENE_SHARE:
+            start = int(rng.integers(1, self.config.frames))
+            before, after = self._cut(part, rng), self._cut(part, rng)
+            return np.concatenate([before[:start], after[start:]])
+        return self._cut(part, rng)
+
+    def _cut(self, part: Gathered, rng: np.random.Generator) -> npt.NDArray[Any]:
+        """Return a cut of one of the views, turned or mirrored, perhaps in other colours."""
         view = part.views[int(rng.integers(len(part.views)))]
         if self.kind == "voxels":
             return turned(volume_cut(view, self.config.side, rng), rng)

@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "decoder_widths": (12, 8),
         "decoder_depths": (1, 1),
     },
-    "mill_video": {"width": 12, "encoder_depth": 1, "decoder_depth": 1},
+    "mill_video": {"fine_width": 8, "width": 12, "encoder_depth": 1, "decoder_depth": 1},
     "mill_shape": {"fine_width": 8, "coarse_width": 12, "decoder_depth": 1},
     "mill_prefix": {
         "side": 32,

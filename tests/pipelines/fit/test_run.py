@@ -46,7 +46,7 @@ PREFIX = {
     "decoder_depths": [0, 0, 0],
     "groups": 4,
 }
-VIDEO = {"picture": TINY, "width": 8, "encoder_depth": 1, "decoder_depth": 1}
+VIDEO = {"picture": TINY, "fine_width": 8, "width": 8, "encoder_depth": 1, "decoder_depth": 1}
 SHAPE = {"levels": [5, 5, 3], "fine_width": 8, "coarse_width": 8, "decoder_depth": 1}
 
 

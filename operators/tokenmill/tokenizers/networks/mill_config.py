@@ -59,15 +59,30 @@ IMAGE_VARIANTS: dict[str, MillImageConfig] = {
 class MillVideoConfig:
     """A clip tokenizer around a picture tokenizer, which the first frame goes through alone.
 
-    Every further id stands for ``group`` frames of 8x8 pixels. ``width`` is that of the residual
-    blocks that find out what is new in them, and of those that add it to the frame before.
+    Every further id stands for ``group`` frames of 8x8 pixels: its first channel says how they
+    move, the others what is new in them. ``fine_width`` is that of features of 4x4 pixels of each
+    frame, ``width`` that of features of 8x8 pixels of a whole group.
     """
 
     picture: MillImageConfig = field(default_factory=MillImageConfig)
     group: int = 4
+    fine_width: int = 64
     width: int = 128
+    fine_encoder_depth: int = 1
     encoder_depth: int = 2
-    decoder_depth: int = 3
+    decoder_depth: int = 2
+    fine_decoder_depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.picture.factor != 2 * PATCH:
+            raise ValueError("the picture tokenizer must have an id per 8x8 pixels")
+        if self.picture.levels[0] < 4 or not 1 <= self.group <= 8:
+            raise ValueError("the first channel needs 4 levels, a group 1 to 8 frames")
+
+    @property
+    def news_levels(self) -> tuple[int, ...]:
+        """Levels of the channels that say what is new."""
+        return self.picture.levels[1:]
 
     @property
     def factor(self) -> int:
