@@ -68,6 +68,16 @@ def test_parts_have_their_share_of_every_batch(shares: list[int], size: int, see
     assert all(abs(c - size * p) < 1 + 1e-9 for c, p in zip(counts, portions, strict=True))
 
 
+def test_some_clips_are_of_two_scenes() -> None:
+    """Of a tenth of them, half show another film after one of their frames; none goes back."""
+    films = [np.full((9, 24, 24, 3), value, np.uint8) for value in (0, 200)]
+    batches = Batches("clip", (part("p", films),), (1.0,), replace(SMALL, recoloured=0.0), seed=0)
+    clips = np.concatenate([batches.at(step)[:, :, 0, 0, 0] for step in range(200)])
+    changes = (np.diff(clips.astype(int), axis=1) != 0).sum(1)
+    assert set(changes.tolist()) == {0, 1}
+    assert 0.02 < changes.mean() < 0.09
+
+
 @given(seeds, st.integers(4, 24))
 @settings(max_examples=30, deadline=None)
 def test_a_turned_volume_has_as_many_cells(seed: int, side: int) -> None:

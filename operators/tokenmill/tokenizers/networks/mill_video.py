@@ -25,7 +25,7 @@ from tokenmill.tokenizers.networks.mill_parts import FiniteScalar, blocks
 #: ``sigmoid(3)`` is 0.95: what is kept of a prediction before anything is learned.
 KEPT = 3.0
 #: If so many blocks are new, a group may be a new scene.
-SCENE_SHARE = 0.5
+SCENE_SHARE = 0.2
 
 
 class Memory:
