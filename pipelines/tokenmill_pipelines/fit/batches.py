@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 #: A third of the cameras stand still, as most of a film does; the others move up to so many pixels
 #: from frame to frame, slow ones more often, and zoom by up to so much.
 STILL_SHARE, MAX_SPEED, MAX_ZOOM = 0.3, 12.0, 0.02
-#: So many clips are two, one after the other, as scenes of a film are.
+#: Share of clips that change to another scene at one of their frames.
 SCENE_SHARE = 0.1
 
 
@@ -60,7 +60,7 @@ class Batches:
         return np.stack([self._one(self.parts[part], rng) for part in chosen])
 
     def _one(self, part: Gathered, rng: np.random.Generator) -> npt.NDArray[Any]:
-        if self.kind == "clip" and rng.random() < SCENE_SHARE:
+        if self.kind == "clip" and self.config.frames > 1 and rng.random() < SCENE_SHARE:
             start = int(rng.integers(1, self.config.frames))
             before, after = self._cut(part, rng), self._cut(part, rng)
             return np.concatenate([before[:start], after[start:]])

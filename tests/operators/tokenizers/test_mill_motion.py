@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def decibels(made: Tensor, wanted: Tensor) -> float:
     return float(-10 * torch.log10((made - wanted).square().mean() / 4))
 
 
-@given(st.sampled_from([4, 5, 8]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
+@given(st.sampled_from([4, 5, 7, 8]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_pairs_are_heard_as_they_were_said(base: int, height: int, width: int, seed: int) -> None:
     """Four digits hold a pair, each less than the base; all combinations of digits are pairs."""
@@ -57,15 +56,15 @@ def test_pairs_are_heard_as_they_were_said(base: int, height: int, width: int, s
     assert torch.equal(motion.numbers(digits), numbers)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 5, 8]))
-@settings(max_examples=25, deadline=None)
-def test_whatever_is_said_can_be_drawn(seed: int, base: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 5, 7, 8]), st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_whatever_is_said_can_be_drawn(seed: int, base: int, group: int) -> None:
     """Ids that no encoder gave have a prediction too: finite and in range."""
-    motion = BlockMotion(base, GROUP)
+    motion = BlockMotion(base, group)
     rng = np.random.default_rng(seed)
     numbers = torch.from_numpy(rng.integers(0, base**2, (1, 2, 3, 2)))
     predicted = motion.predicted(texture(48, 32), numbers)
-    assert predicted.shape == (1, 4, GROUP, 48, 32)
+    assert predicted.shape == (1, 4, group, 48, 32)
     assert bool(predicted.isfinite().all())
     assert float(predicted[:, :3].abs().max()) <= 1 + 1e-5
     assert set(predicted[:, 3].flatten().tolist()) <= {0.0, 1.0}
@@ -141,34 +140,72 @@ def test_a_new_scene_is_told_in_the_first_pair(first: int) -> None:
     assert torch.equal(digits[:, 2:], MOTION.digits(numbers)[:, 2:])
 
 
-def test_after_a_cut_the_ids_are_those_of_a_picture(tmp_path: Path) -> None:
-    """With weights that know pictures but have not learned what is new, a scene is closer."""
-    begun: Any = open_tokenizer("mill_video", checkpoint="random:0")
-    network = begun.network()
-    begun.weights.load_into(network)
-    begun.start["picture"].load_into(network.picture)
-    save_file(network.state_dict(), tmp_path / "begun.safetensors")
-    tokenizer = open_tokenizer("mill_video", checkpoint=str(tmp_path / "begun.safetensors"))
-    encoder = tokenizer.load()
-    pictures = [texture(64, 64, seed=seed) for seed in (0, 3)]
-    before, after = (((x + 1) * 127.5).round().byte().movedim(1, -1).numpy() for x in pictures)
-    clip = np.stack([*before] * 3 + [*after] * 6)[None]
-    ids = encoder.encode(encoder.preprocess(clip))["video"]
-    numbers = network.motion.numbers(torch.from_numpy(ids[:, 1].astype(np.int64)) % 8)
-    alone = encoder.encode(encoder.preprocess(after))["video"][:, 0]
-    assert int(network.motion.scene_from(numbers)) == 2
+@pytest.fixture(name="begun", scope="module")
+def _begun(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A live tokenizer that knows pictures and has not learned what is new."""
+    tokenizer: Any = open_tokenizer("mill_video", checkpoint="random:0")
+    network = tokenizer.network()
+    tokenizer.weights.load_into(network)
+    tokenizer.start["picture"].load_into(network.picture)
+    file = tmp_path_factory.mktemp("begun") / "begun.safetensors"
+    save_file(network.state_dict(), file)
+    return open_tokenizer("mill_video", checkpoint=str(file)).load()
+
+
+def film(*scenes: tuple[Tensor, int]) -> Any:
+    """Still pictures, so many frames each: ``uint8[1, T, H, W, 3]``."""
+    frames = [((x[0] + 1) * 127.5).round().byte().movedim(0, -1).numpy() for x, _ in scenes]
+    counts = [count for _, count in scenes]
+    return np.concatenate([np.stack([f] * n) for f, n in zip(frames, counts, strict=True)])[None]
+
+
+def test_after_a_cut_the_ids_are_those_of_a_picture(begun: Any) -> None:
+    """With weights that have not learned what is new, a scene is closer."""
+    motion = begun.network.motion
+    before, after = (texture(64, 64, seed=seed) for seed in (0, 3))
+    clip = film((before, 3), (after, 6))
+    ids = begun.encode(begun.preprocess(clip))["video"]
+    numbers = motion.numbers(torch.from_numpy(ids[:, 1].astype(np.int64)) % 8)
+    alone = begun.encode(begun.preprocess(film((after, 1))))["video"][:, 0]
+    assert int(motion.scene_from(numbers)) == 2
     assert np.array_equal(ids[:, 1, 2:], alone[:, 2:])
-    back = encoder.decode({"video": ids})
+    back = begun.decode({"video": ids})
     assert np.array_equal(back[:, 1], back[:, 0])
     assert np.array_equal(back[:, 3], back[:, 4])
     assert not np.array_equal(back[:, 2], back[:, 3])
 
 
+def test_both_ends_know_the_same_frame_with_and_without_new_scenes(begun: Any) -> None:
+    """Clips beside others have the ids that they have alone and as a stream."""
+    one, other = texture(64, 80, seed=1), texture(64, 80, seed=2)
+    films = [film((one, 13)), film((one, 3), (other, 10)), film((other, 6), (one, 7))]
+    clips = begun.preprocess(np.concatenate(films))
+    network = begun.network
+    past, parts, known = network.begin(3), [], []
+    with torch.inference_mode():
+        for start, stop in ((0, 1), (1, 5), (5, 9), (9, 13)):
+            parts.append(network.part(clips[:, :, start:stop], past)["video"])
+            known.append(past.frame.clone())
+        ids = torch.cat(parts, dim=1)
+        drawn = network.clips({"video": ids}).clamp(-1, 1)
+    told = [network.motion.scene_from(network.motion.numbers(p[:, 0] % 8)) for p in parts[1:]]
+    assert told[0].tolist() == [4, 2, 4]
+    assert told[1].tolist()[2] == 1
+    for frame, last in zip(known, (0, 4, 8, 12), strict=True):
+        assert torch.allclose(frame, drawn[:, :, last], atol=1e-4)
+    for number, alone in enumerate(films):
+        assert np.array_equal(begun.encode(begun.preprocess(alone))["video"][0], ids[number])
+        stream = begun.open_stream()
+        stream.push(alone[0])
+        assert np.array_equal(stream.finish()["video"][0], ids[number])
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"group": 9}, "a group 1 to 8 frames"),
-        ({"picture": {"levels": (3, 8)}}, "the first channel needs 4 levels"),
+        ({"group": 7}, "1 to 6 frames a group"),
+        ({"picture": {"levels": (3, 8)}}, "a first channel of 4 to 16 levels"),
+        ({"picture": {"levels": (8,)}}, "a first channel of 4 to 16 levels, more"),
         ({"picture": {"fold": 2}}, "an id per 8x8 pixels"),
     ],
 )

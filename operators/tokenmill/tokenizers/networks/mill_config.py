@@ -59,9 +59,10 @@ IMAGE_VARIANTS: dict[str, MillImageConfig] = {
 class MillVideoConfig:
     """A clip tokenizer around a picture tokenizer, which the first frame goes through alone.
 
-    Every further id stands for ``group`` frames of 8x8 pixels: its first channel says how they
-    move, the others what is new in them. ``fine_width`` is that of features of 4x4 pixels of each
-    frame, ``width`` that of features of 8x8 pixels of a whole group.
+    Every further id stands for ``group`` frames of 8x8 pixels. The first channels of four ids say
+    how their 16x16 pixels move, or what colour they have anew; the others say what else is new.
+    ``fine_width`` is that of features of 4x4 pixels of each frame, ``width`` that of features of
+    8x8 pixels of a whole group.
     """
 
     picture: MillImageConfig = field(default_factory=MillImageConfig)
@@ -76,8 +77,9 @@ class MillVideoConfig:
     def __post_init__(self) -> None:
         if self.picture.factor != 2 * PATCH:
             raise ValueError("the picture tokenizer must have an id per 8x8 pixels")
-        if self.picture.levels[0] < 4 or not 1 <= self.group <= 8:
-            raise ValueError("the first channel needs 4 levels, a group 1 to 8 frames")
+        levels = self.picture.levels
+        if len(levels) < 2 or not 4 <= levels[0] <= 16 or not 1 <= self.group <= 6:
+            raise ValueError("a first channel of 4 to 16 levels, more, and 1 to 6 frames a group")
 
     @property
     def news_levels(self) -> tuple[int, ...]:

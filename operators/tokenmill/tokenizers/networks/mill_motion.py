@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 #: Pixels of a block down, and across.
 BLOCK = 16
-#: The farthest that the last frame of a group is looked for, in pixels, and the finest step.
+#: The farthest displacement up or left, in pixels over a group (down and right the grid ends a step
+#: earlier), and the slope of the grid at zero.
 REACH, FINEST = 48.0, 0.375
 #: The first search is at a quarter of the size, of all whole pixels there.
 COARSE = 4
@@ -33,7 +34,7 @@ COST = 1e-3
 NEW_COST = 0.02
 #: The four blocks whose middles are about a pixel: above and left of it, and so on.
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-#: Colours of new blocks: their red and blue differ from grey by one of these, in [-1, 1].
+#: Red is grey plus one of these, blue is grey plus another, green is grey less both; in [-1, 1].
 TINTS = (-0.25, 0.0, 0.25)
 
 
@@ -88,7 +89,7 @@ class BlockMotion(nn.Module):
     def scene_from(self, numbers: Tensor) -> Tensor:
         """Return ``int64[B]``: the frame from which there is a new scene, or the group's size.
 
-        Of a new scene only the first pair says something of this kind.
+        Only the first pair of a group is looked at.
         """
         count = self._counted(numbers[..., :1, :1])[:, 0, 0]
         return torch.where(count >= len(self.colours) * self.group, count % self.group, self.group)
@@ -142,8 +143,8 @@ class BlockMotion(nn.Module):
         for step in STEPS:
             numbers = self._refined(before, after, numbers, step)
         brought = self._brought(frame, numbers)
-        moved = self._blended(frame, numbers, brought)[:, :3]
-        numbers = self._marked(frame, group, moved, numbers)
+        everywhere = torch.ones_like(numbers[:, :1], dtype=torch.bool)
+        numbers = self._marked(frame, group, _mean(brought, everywhere), numbers)
         return numbers, self._blended(frame, numbers, brought)
 
     def _brought(self, frame: Tensor, numbers: Tensor) -> list[Tensor]:
@@ -171,10 +172,11 @@ class BlockMotion(nn.Module):
 
     def _refined(self, before: Tensor, after: Tensor, numbers: Tensor, step: int) -> Tensor:
         """Return the best of nine neighbours ``step`` apart; the middle one if all are as good."""
+        # A frame in the middle and the last one: the others say little more and cost as much.
         checked = sorted({(self.group - 1) // 2, self.group - 1})
         best, chosen = None, numbers
-        for offset in _neighbours(step):
-            moved = numbers + numbers.new_tensor(offset)[:, None, None]
+        for offset in numbers.new_tensor(_neighbours(step)):
+            moved = numbers + offset[:, None, None]
             moved[:, 0].clamp_(0, self.rows - 1)
             moved[:, 1].clamp_(0, self.base**2 - 1)
             vectors = self._vectors(moved)
@@ -195,11 +197,11 @@ class BlockMotion(nn.Module):
     def _marked(self, frame: Tensor, group: Tensor, moved: Tensor, numbers: Tensor) -> Tensor:
         """Return the pairs, of new blocks where one colour is closer than what has moved there."""
         still = F.avg_pool2d((frame[:, :, None] - group).abs().mean(1), BLOCK)
-        moved = F.avg_pool2d((moved - group).abs().mean(1), BLOCK)
+        shift = F.avg_pool2d((moved - group).abs().mean(1), BLOCK)
         means = F.avg_pool2d(group.flatten(1, 2), BLOCK).reshape(
             *group.shape[:3], *still.shape[-2:]
         )
-        prices, counts = [moved.sum(1)], [torch.zeros_like(numbers[:, 0])]
+        prices, counts = [shift.sum(1)], [torch.zeros_like(numbers[:, 0])]
         for first in range(self.group):
             colour = self._colour(means[:, :, first:].mean(2))
             flat = _spread(self.colours[colour].movedim(-1, 1))[:, :, None]
@@ -263,7 +265,7 @@ def _coarse(before: Tensor, after: Tensor) -> Tensor:
     reach = int(REACH / COARSE)
     wide = F.pad(before, (reach,) * 4, mode="replicate")[:, 0]
     shifts = wide.unfold(1, height, 1).unfold(2, width, 1)  # [B, rows, columns, h, w], all views
-    # A row of shifts at a time: all of them at once would be 625 times the picture.
+    # A row of shifts at a time: all of them at once would be 625 times the small picture.
     errors = [_wide_means((row - after).abs(), BLOCK // COARSE) for row in shifts.unbind(1)]
     steps = COARSE * torch.arange(-reach, reach + 1, device=after.device).float()
     vectors = torch.cartesian_prod(steps, steps)
@@ -295,7 +297,7 @@ def _mean(brought: list[Tensor], chosen: Tensor) -> Tensor:
         down, across = (ramp if place else 1 - ramp for place in corner)
         tile = (down[:, None] * across).roll((BLOCK // 2, BLOCK // 2), (0, 1))
         weight = _nearest(chosen.float(), corner) * tile.tile(chosen.shape[-2:])
-        total = total + weight[:, :, None] * pixels
+        total += weight[:, :, None] * pixels
         weights = weights + weight
     return total / weights.clamp(min=1e-6)[:, :, None]
 

@@ -6,8 +6,8 @@ new. The decoder moves the last drawn frame accordingly, and a network keeps a s
 of that prediction and adds what is new. Whatever is predicted from was drawn from ids alone, so
 that encoder and decoder have the same. Where nothing moves, nothing need be said.
 
-Where most of a group is new, the encoder tries another way: the group's ids are the picture ids of
-one of its frames. It takes what comes closer to the frames, having drawn both.
+Where at least a fifth of a group's blocks are new, the encoder tries another way: the group's ids
+are the picture ids of one of its frames. It takes what comes closer, having drawn both.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tokenmill.tokenizers.networks.mill_parts import FiniteScalar, blocks
 
 #: ``sigmoid(3)`` is 0.95: what is kept of a prediction before anything is learned.
 KEPT = 3.0
-#: If so many blocks are new, a group may be a new scene.
-SCENE_SHARE = 0.2
+#: If one block in so many is new, a group is also tried as a new scene.
+SCENE_BLOCKS = 5
 
 
 class Memory:
-    """What is known of some clips: None before their first frame, then ``[B, 3, H, W]``."""
+    """What is known of some clips: None, then the last drawn frame ``float32[B, 3, H, W]``."""
 
     def __init__(self) -> None:
         self.frame: Tensor | None = None
@@ -114,7 +114,7 @@ class MillVideoNetwork(nn.Module):
         self.decoder = NewsDecoder(config)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Return the reconstructions of clips ``[B, 3, 1 + 4k, H, W]``, to learn from.
+        """Return the reconstructions of clips ``[B, 3, 1 + G*k, H, W]``, to learn from.
 
         Every group learns from its own frames alone: what it starts from is given.
         """
@@ -146,7 +146,7 @@ class MillVideoNetwork(nn.Module):
         return Memory()
 
     def part(self, clips: Tensor, past: Memory) -> dict[str, Tensor]:
-        """Return ``video``: ids ``int64[B, 1, h, w]`` of the first frames, or of the next four."""
+        """Return ``video``: ids ``int64[B, 1, h, w]`` of the first frames, or of the next group."""
         if past.frame is None:
             ids = self.picture.tokens(clips[:, :, 0])["image"]
             past.frame = _known(self.picture.images({"image": ids})[:, :, None])
@@ -155,15 +155,16 @@ class MillVideoNetwork(nn.Module):
         news = self.quantizer.ids(self.encoder(clips, predicted).movedim(1, -1))
         ids = self.motion.digits(numbers) + self.motion.base * news
         frame = _known(self._drawn(news, predicted, only_last=True))
-        fresh = (self.motion.new_from(numbers) < self.config.group).float().mean((1, 2))
-        for clip in (fresh >= SCENE_SHARE).nonzero().flatten():
-            at = slice(int(clip), int(clip) + 1)
+        fresh = (self.motion.new_from(numbers) < self.config.group).flatten(1)
+        tried = SCENE_BLOCKS * fresh.sum(1) >= fresh.shape[1]
+        for clip in tried.nonzero().flatten().tolist():
+            at = slice(clip, clip + 1)
             ids[at], frame[at] = self._closer(clips[at], past.frame[at], ids[at])
         past.frame = frame
         return {"video": ids[:, None]}
 
     def clips(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Return ``[B, 3, 1 + 4k, H, W]`` of the ids ``[B, 1 + k, h, w]`` in ``video``."""
+        """Return ``[B, 3, 1 + G*k, H, W]`` of the ids ``[B, 1 + k, h, w]`` in ``video``."""
         ids = tokens["video"]
         made = [self.picture.images({"image": ids[:, 0]})[:, :, None]]
         for position in range(1, ids.shape[1]):
@@ -196,7 +197,7 @@ class MillVideoNetwork(nn.Module):
         numbers = self.motion.numbers(picture % self.motion.base)
         digits = self.motion.digits(self.motion.told(numbers, ids.new_tensor([first])))
         choices = (ids, picture - picture % self.motion.base + digits)
-        drawn = [self._group(frame, choice).float() for choice in choices]
+        drawn = [self._group(frame, choice).float().clamp(-1, 1) for choice in choices]
         errors = [float((frames - group).square().mean()) for frames in drawn]
         best = min(range(len(choices)), key=errors.__getitem__)
         return choices[best], _known(drawn[best])
@@ -205,12 +206,14 @@ class MillVideoNetwork(nn.Module):
 def _scene(frame: Tensor, group: Tensor) -> tuple[int, int]:
     """Return from which frame of a group on to show which of its frames, after ``frame``."""
     size = group.shape[2]
-    still = (group - frame[:, :, None]).abs().mean((0, 1, 3, 4))
-    prices: dict[tuple[int, int], float] = {}
-    for shown in range(size):
-        away = (group - group[:, :, shown, None]).abs().mean((0, 1, 3, 4))
-        for first in range(shown + 1):
-            prices[first, shown] = float(still[:first].sum() + away[first:].sum())
+    known = [frame, *group.unbind(2)]
+    away = torch.stack([(group - one[:, :, None]).abs().mean((0, 1, 3, 4)) for one in known])
+    still, *others = away.tolist()
+    prices = {
+        (first, shown): sum(still[:first]) + sum(others[shown][first:])
+        for shown in range(size)
+        for first in range(shown + 1)
+    }
     return min(prices, key=prices.__getitem__)
 
 
