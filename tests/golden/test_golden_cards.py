@@ -28,8 +28,9 @@ TOKENIZERS = {
     "mill_image_f16": ("mill_image", {"variant": "f16"}),
     "mill_prefix": ("mill_prefix", {}),
     "mill_shape": ("mill_shape", {}),
+    "mill_video": ("mill_video", {}),
 }
-DATA = {"mill_shape": "judged_shapes"}
+DATA = {"mill_shape": "judged_shapes", "mill_video": "judged_clips"}
 #: What one step of a sum in another order may change: an id in some hundreds.
 FLIPS = 0.01
 
@@ -111,13 +112,13 @@ def test_ids_stay_what_they_were(name: str) -> None:
 
 
 def made_view(shape: list[int]) -> Any:
-    """A ball in a volume, or a picture of waves, the same everywhere."""
+    """A ball in a volume, or a picture of waves, the same everywhere; in a clip they move."""
     grids = np.indices(shape)
     if shape[-1] != 3:
         middle = (np.array(shape)[:, None, None, None] - 1) / 2
         return ((grids - middle) ** 2).sum(0) < (0.35 * shape[0]) ** 2
-    row, column, channel = grids
-    phase = (row * (channel + 1) + 2 * column) % 96
+    *time, row, column, channel = grids
+    phase = (row * (channel + 1) + 2 * column + 9 * sum(time)) % 96
     return (np.abs(phase - 48) * 5).astype(np.uint8)
 
 

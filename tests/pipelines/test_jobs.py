@@ -97,7 +97,13 @@ EXAMPLES = {
     ),
     "tiny_videos": Example(17, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
     "tiny_shapes": Example(25, BAD_SHAPES, HARD_SHAPES, page=("mean IoU",)),
-    "demo_videos": Example(17, BAD_VIDEOS, HARD_VIDEOS, page=("first, middle and last frame",)),
+    "demo_videos": Example(
+        17,
+        BAD_VIDEOS,
+        HARD_VIDEOS,
+        page=("first, middle and last frame",),
+        small=("view.size=64", "view.fps=6", "view.frames=9"),
+    ),
     "demo_shapes": Example(25, BAD_SHAPES, HARD_SHAPES, page=("mean IoU",)),
     "mesh_sequences": Example(25, BAD_SHAPES, HARD_SHAPES, page=("face for face",), filtered=3),
     "cosmos_shots": Example(

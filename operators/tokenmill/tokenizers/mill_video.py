@@ -2,10 +2,10 @@
 
 The first frame goes alone through the network of `tokenmill.tokenizers.mill_image`, variant f8,
 whose weights lie in this one's: the ids of an image, and of a clip's first frame, are the ids that
-``mill_image`` gives. What follows is predictive: see
-`tokenmill.tokenizers.networks.mill_video`. Clips of any length are encoded in bounded memory.
-
-Learned by ``tokenmill fit`` from the job ``mill_video.toml``; no weights ship yet.
+``mill_image`` gives. What follows is predictive: the ids of four frames say how blocks move and
+what is new (`tokenmill.tokenizers.networks.mill_video`). Clips of any length are encoded in bounded
+memory. Weights, data, scores and limits: the model card beside the weights, in
+``tokenmill/tokenizers/weights``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ class MillVideo:
 
     @property
     def resources(self) -> Resources:
-        """A CPU core does some 25 frames of 256 pixels a second; a GPU is taken if there."""
+        """Two CPU cores do some 27 frames of 256 pixels a second; a GPU is taken if there.
+
+        Memory is for views of that size; what is searched grows with the pixels.
+        """
         return Resources(memory_bytes=2**30, batch_size=2)
 
     @property
